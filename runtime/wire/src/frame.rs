@@ -28,18 +28,26 @@ pub fn encode<T: Serialize>(message: &T) -> Result<Vec<u8>, FrameError> {
     let mut bytes = vec![0; 4];
     serde_json::to_writer(&mut bytes, message)?;
     let body = bytes.len() - 4;
-    let length = u32::try_from(body).ok().filter(|_| body <= FRAME_BYTES_MAX).ok_or(FrameError::TooLong { bytes: body })?;
+    let length =
+        u32::try_from(body).ok().filter(|_| body <= FRAME_BYTES_MAX).ok_or(FrameError::TooLong { bytes: body })?;
     bytes[..4].copy_from_slice(&length.to_le_bytes());
     Ok(bytes)
 }
 
-/// The first message in `bytes` and how many bytes it took; `None` while it is not complete.
-pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<Option<(T, usize)>, FrameError> {
-    let Some((length, rest)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
+/// The length of the first frame in `bytes` with its own four bytes; `None` while not even that is there. For a reader
+/// that must know how much to expect before it takes more.
+pub fn frame_length(bytes: &[u8]) -> Result<Option<usize>, FrameError> {
+    let Some((length, _)) = bytes.split_first_chunk::<4>() else { return Ok(None) };
     let length = usize::try_from(u32::from_le_bytes(*length)).unwrap_or(usize::MAX);
     if length > FRAME_BYTES_MAX {
         return Err(FrameError::TooLong { bytes: length });
     }
-    let Some(body) = rest.get(..length) else { return Ok(None) };
-    Ok(Some((serde_json::from_slice(body)?, 4 + length)))
+    Ok(Some(4 + length))
+}
+
+/// The first message in `bytes` and how many bytes it took; `None` while it is not complete.
+pub fn decode<T: DeserializeOwned>(bytes: &[u8]) -> Result<Option<(T, usize)>, FrameError> {
+    let Some(length) = frame_length(bytes)? else { return Ok(None) };
+    let Some(body) = bytes.get(4..length) else { return Ok(None) };
+    Ok(Some((serde_json::from_slice(body)?, length)))
 }

@@ -6,6 +6,9 @@
 //! A frame is a little-endian `u32` length and that many bytes of JSON ([`Frame`]). JSON, since an upgrade with live pods
 //! rests on it: an unknown field is ignored, an unknown verb arrives as [`Request::Unknown`] and is answered as such, so a
 //! node speaks to supervisors of its own and of the previous version.
+//!
+//! How a supervisor is started: descriptor 0 is the listening socket, descriptors 1 and 2 take what it has to say
+//! (warnings, one line each), the environment is empty, and the arguments are [`supervisor_arguments`].
 
 use std::path::PathBuf;
 
@@ -13,10 +16,16 @@ use oci_spec::runtime::{Process, Spec};
 use serde::{Deserialize, Serialize};
 
 mod frame;
-pub use frame::{FRAME_BYTES_MAX, FRAME_DESCRIPTORS_MAX, FrameError, decode, encode};
+pub use frame::{FRAME_BYTES_MAX, FRAME_DESCRIPTORS_MAX, FrameError, decode, encode, frame_length};
 
 /// The version that this build speaks; it also understands `VERSION - 1`.
 pub const VERSION: u32 = 1;
+
+/// The arguments of `podwright-pod` behind its own name: which pod this is (for `ps`; the first 12 digits of the id), and
+/// the cgroup that it moves itself to, as a path below each hierarchy's root (`/podwright/supervisors`), made if missing.
+pub fn supervisor_arguments(sandbox: &str, cgroup: &str) -> [String; 2] {
+    [sandbox.chars().take(12).collect(), cgroup.to_owned()]
+}
 
 /// One frame from the engine to the supervisor.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]

@@ -1,4 +1,7 @@
-use crate::{Call, FRAME_BYTES_MAX, Failure, FailureKind, Frame, FrameError, Request, decode, encode};
+use crate::{
+    Call, FRAME_BYTES_MAX, Failure, FailureKind, Frame, FrameError, Request, decode, encode, frame_length,
+    supervisor_arguments,
+};
 
 #[test]
 fn a_frame_survives_the_way_and_a_piece_of_it_waits() {
@@ -30,4 +33,17 @@ fn an_answer_carries_its_failure() {
     let frame = Frame::Answer { id: 3, result: Err(Failure { kind: FailureKind::Refused, message: "no".into() }) };
     let bytes = encode(&frame).expect("encodes");
     assert_eq!(decode::<Frame>(&bytes).expect("decodes").expect("complete").0, frame);
+}
+
+#[test]
+fn the_length_of_a_frame_is_known_before_the_frame_is_there() {
+    let bytes = encode(&Call { id: 7, request: Request::Sandbox }).expect("encodes");
+    assert_eq!(frame_length(&bytes[..3]).expect("no error"), None);
+    assert_eq!(frame_length(&bytes[..4]).expect("known"), Some(bytes.len()));
+    assert!(frame_length(&u32::MAX.to_le_bytes()).is_err());
+}
+
+#[test]
+fn a_supervisor_is_named_by_the_first_digits() {
+    assert_eq!(supervisor_arguments(&"0123456789abcdef".repeat(4), "/p/s"), ["0123456789ab", "/p/s"]);
 }

@@ -1,0 +1,50 @@
+//! The small mount namespace that the containers of a pod start from: what they share, and a place for each one's root.
+
+use std::ffi::{CStr, CString};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use runtime_sys::SysResult;
+use runtime_sys::mount::{self, Attributes, Depth, Propagation};
+use runtime_sys::rootfs;
+
+/// Where a container's root is attached, before it becomes the root.
+pub(crate) const ROOT: &CStr = c"/root";
+/// An empty, read-only tmpfs: one for all masked directories of the pod.
+pub(crate) const MASK: &CStr = c"/mask";
+/// The null device, for masked files.
+pub(crate) const NULL: &CStr = c"/null";
+/// The pod's `/dev/shm`.
+pub(crate) const SHM: &CStr = c"/shm";
+
+/// The host's null device, cloned in the host's mount namespace; 1:3 or an error.
+pub(crate) fn clone_null() -> SysResult<OwnedFd> {
+    let null = rootfs::open_host_device(c"/dev/null", 1, 3)?;
+    mount::clone_tree_at(null.as_fd(), Depth::One)
+}
+
+/// Fills the caller's own mount namespace, a copy of the host's, with nothing but the above.
+pub(crate) fn build(null: BorrowedFd<'_>, shm_size: &CString) -> SysResult<()> {
+    let quiet = Attributes::NO_SUID.and(Attributes::NO_DEV).and(Attributes::NO_EXEC);
+    // Private, so that nothing done here reaches the host, and nothing of the host's arrives.
+    mount::set_propagation_of_all(Propagation::Private)?;
+    let top = mount::new_filesystem(c"tmpfs", &[(c"mode", Some(c"0755")), (c"size", Some(c"64k"))], quiet)?;
+    let shm = mount::new_filesystem(c"tmpfs", &[(c"mode", Some(c"1777")), (c"size", Some(shm_size))], quiet)?;
+    let mask = empty_read_only()?;
+    for directory in [c"root", c"mask", c"shm"] {
+        rootfs::make_directory(top.as_fd(), directory, 0o755)?;
+    }
+    rootfs::make_file(top.as_fd(), c"null", 0o644)?;
+    let old = rootfs::open_host_directory(c"/")?;
+    mount::attach(top.as_fd(), old.as_fd())?;
+    for (tree, name) in [(shm.as_fd(), c"shm"), (mask.as_fd(), c"mask"), (null, c"null")] {
+        mount::attach(tree, rootfs::open_child(top.as_fd(), name)?.as_fd())?;
+    }
+    mount::pivot_into(top.as_fd())?;
+    mount::set_attributes(top.as_fd(), Depth::One, Attributes::READ_ONLY, Attributes::NONE, None)
+}
+
+/// An empty tmpfs that stays so.
+pub(crate) fn empty_read_only() -> SysResult<OwnedFd> {
+    let attributes = Attributes::READ_ONLY.and(Attributes::NO_SUID).and(Attributes::NO_DEV).and(Attributes::NO_EXEC);
+    mount::new_filesystem(c"tmpfs", &[(c"mode", Some(c"0755")), (c"size", Some(c"4k"))], attributes)
+}
