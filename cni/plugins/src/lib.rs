@@ -1,1 +1,23 @@
-//! Placeholder.
+//! The bundled CNI plugins: bridge with host-local addresses, portmap and loopback.
+//!
+//! *In*: a plugin's configuration ([`BridgeConfig`]), a pod's namespace and ports ([`Pod`]). *Out*: what was made
+//! ([`Attachment`]), or an error that names the thing, with everything undone. Each plugin is a plan without side effects
+//! (which address: [`host_local::Pool`]; which ports: [`portmap`]; which rules and messages) and its application by
+//! netlink and nftables. *Not here*: programs, caches of results, threads: a [`Worker`] belongs to the thread that made
+//! it, and works for the network namespace that thread lives in.
+
+mod bridge;
+mod config;
+mod error;
+pub mod host_local;
+mod link;
+mod netlink;
+mod nft;
+pub mod portmap;
+mod sysctl;
+
+pub use bridge::{Attachment, BridgeNetwork, Pod, Repairs, Worker, loopback, route_overlap};
+pub use config::{BridgeConfig, BridgeConfigError};
+pub use error::{BridgeError, Problem};
+pub use netlink::NetlinkError;
+pub use sysctl::SysctlError;
