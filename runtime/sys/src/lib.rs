@@ -7,24 +7,24 @@
 //!
 //! One file per topic.
 
-pub mod error;
-pub mod seccomp;
-pub mod rootfs;
-pub mod procfs;
-pub mod process;
-pub mod privileges;
-pub mod mount;
-pub mod pause;
-pub mod features;
-pub mod device_filter;
 pub mod cgroup;
 pub mod clock;
+pub mod device_filter;
 pub mod epoll;
+pub mod error;
+pub mod features;
 pub mod fs;
 pub mod memfd;
 pub mod memory;
+pub mod mount;
 pub mod netns;
+pub mod pause;
+pub mod privileges;
+pub mod process;
+pub mod procfs;
 pub mod pty;
+pub mod rootfs;
+pub mod seccomp;
 pub mod signals;
 pub mod socket;
 pub mod stdio;

@@ -69,8 +69,7 @@ fn wipe_list(proc: &ProcHandle) -> SysResult<Wipe> {
     let maps = std::io::read_to_string(maps).map_err(|error| SysError::from_io("read(\"/proc/self/maps\")", &error))?;
     let here = ptr::from_ref(&strings).expose_provenance();
     let mut wipe = Wipe { strings, mappings: [(0, 0); MAPPINGS_MAX] };
-    let ranges =
-        maps.lines().filter_map(private_memory).filter(|range| !(range.0..range.1).contains(&here));
+    let ranges = maps.lines().filter_map(private_memory).filter(|range| !(range.0..range.1).contains(&here));
     for (place, range) in wipe.mappings.iter_mut().zip(ranges) {
         *place = range;
     }

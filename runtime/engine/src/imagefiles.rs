@@ -1,0 +1,243 @@
+//! Reads a file of an image before it is mounted: the layers are walked as overlayfs would join them.
+//!
+//! Everything here is the image's word: links lead nowhere but into the layers (each is followed here, never by the
+//! kernel), devices and FIFOs are not opened, whiteouts and opaque directories hide what is below them.
+
+use std::{
+    collections::VecDeque,
+    ffi::{OsStr, OsString},
+    fs::File,
+    io::Read as _,
+    os::{
+        fd::{AsFd as _, OwnedFd},
+        unix::ffi::{OsStrExt as _, OsStringExt as _},
+    },
+    path::{Component, Path, PathBuf},
+};
+
+use runtime_sys::{
+    SysError,
+    fs::{Kind, Open, Resolve, fgetxattr, fstat, open, openat2, readlinkat},
+};
+
+/// Largest account file read, in bytes: a thousand times a usual one.
+const FILE_BYTES_MAX: u64 = 1024 * 1024;
+
+/// Most links followed, as the kernel has it.
+const LINKS_MAX: usize = 40;
+
+/// Most components walked: links can make a short name long.
+const COMPONENTS_MAX: usize = 256;
+
+/// The text of `path` in the image made of `layers` (topmost first); empty if there is none, or if it is no regular file.
+pub(crate) fn read(layers: &[PathBuf], path: &str) -> Result<String, SysError> {
+    let roots =
+        layers.iter().map(|layer| open(layer, Open::PATH | Open::DIRECTORY, 0)).collect::<Result<Vec<_>, _>>()?;
+    let Some(file) = find(&roots, Path::new(path))? else { return Ok(String::new()) };
+    let mut bytes = Vec::new();
+    File::from(file)
+        .take(FILE_BYTES_MAX)
+        .read_to_end(&mut bytes)
+        .map_err(|error| SysError::from_io(format!("read({path:?} of the image)"), &error))?;
+    Ok(String::from_utf8_lossy(&bytes).into_owned())
+}
+
+/// Finds the regular file `path`. Walks component by component: at each, the topmost layer that has it decides.
+fn find(roots: &[OwnedFd], path: &Path) -> Result<Option<OwnedFd>, SysError> {
+    let mut left: VecDeque<OsString> = components(path);
+    let mut at = PathBuf::new();
+    // Which layers show the directory `at`, by stages, so that `..` can go back.
+    let mut visible: Vec<Vec<usize>> = vec![(0..roots.len()).collect()];
+    let mut links = 0;
+    let mut walked = 0;
+    while let Some(name) = left.pop_front() {
+        walked += 1;
+        if walked > COMPONENTS_MAX {
+            return Ok(None);
+        }
+        if name == ".." {
+            if at.pop() {
+                visible.pop();
+            }
+            continue;
+        }
+        let here = visible.last().expect("the root's is never popped");
+        let path = at.join(&name);
+        match look(roots, here, &path)? {
+            Found::Nothing => return Ok(None),
+            Found::Directory(layers) => {
+                visible.push(layers);
+                at = path;
+            }
+            Found::Link(target) => {
+                links += 1;
+                if links > LINKS_MAX {
+                    return Ok(None);
+                }
+                if target.has_root() {
+                    at = PathBuf::new();
+                    visible.truncate(1);
+                }
+                for part in components(&target).into_iter().rev() {
+                    left.push_front(part);
+                }
+            }
+            Found::File(layer) if left.is_empty() => {
+                return openat2(
+                    &roots[layer],
+                    &path,
+                    Open::READ | Open::NON_BLOCK | Open::NO_FOLLOW,
+                    0,
+                    Resolve::IN_ROOT | Resolve::NO_SYMLINKS,
+                )
+                .map(Some);
+            }
+            Found::File(_) => return Ok(None),
+        }
+    }
+    Ok(None)
+}
+
+enum Found {
+    Nothing,
+    Directory(Vec<usize>),
+    Link(PathBuf),
+    File(usize),
+}
+
+fn look(roots: &[OwnedFd], visible: &[usize], path: &Path) -> Result<Found, SysError> {
+    let mut layers = Vec::new();
+    for &layer in visible {
+        let opened =
+            openat2(&roots[layer], path, Open::PATH | Open::NO_FOLLOW, 0, Resolve::IN_ROOT | Resolve::NO_SYMLINKS);
+        let entry = match opened {
+            Ok(entry) => entry,
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::NotFound | std::io::ErrorKind::NotADirectory) => {
+                continue;
+            }
+            Err(error) => return Err(error),
+        };
+        let metadata = fstat(&entry)?;
+        match metadata.kind {
+            Kind::Directory => {
+                layers.push(layer);
+                if is_opaque(&roots[layer], path)? {
+                    break;
+                }
+            }
+            // A whiteout hides what is below; a file below a directory is hidden by it.
+            _ if !layers.is_empty() => break,
+            Kind::Symlink => return Ok(Found::Link(PathBuf::from(OsString::from_vec(readlinkat(entry.as_fd(), "")?)))),
+            Kind::Regular => return Ok(Found::File(layer)),
+            _ => return Ok(Found::Nothing),
+        }
+    }
+    Ok(if layers.is_empty() { Found::Nothing } else { Found::Directory(layers) })
+}
+
+/// Extended attributes can't be read through an `O_PATH` handle.
+fn is_opaque(root: &OwnedFd, path: &Path) -> Result<bool, SysError> {
+    let directory = openat2(root, path, Open::READ | Open::DIRECTORY, 0, Resolve::IN_ROOT | Resolve::NO_SYMLINKS)?;
+    Ok(fgetxattr(&directory, c"trusted.overlay.opaque")?.as_deref() == Some(b"y"))
+}
+
+fn components(path: &Path) -> VecDeque<OsString> {
+    path.components()
+        .filter_map(|component| match component {
+            Component::Normal(name) => Some(name.to_owned()),
+            Component::ParentDir => Some(OsStr::from_bytes(b"..").to_owned()),
+            Component::RootDir | Component::CurDir | Component::Prefix(_) => None,
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        fs,
+        os::unix::fs::symlink,
+        path::{Path, PathBuf},
+    };
+
+    use super::read;
+
+    fn layer(root: &Path, name: &str, entries: &[(&str, &str)]) -> PathBuf {
+        let layer = root.join(name);
+        fs::create_dir(&layer).expect("a fresh directory");
+        for (path, content) in entries {
+            let path = layer.join(path);
+            fs::create_dir_all(path.parent().expect("below the layer")).expect("a directory");
+            match content.strip_prefix("-> ") {
+                Some(target) => symlink(target, path).expect("a link"),
+                None => fs::write(path, content).expect("a file"),
+            }
+        }
+        layer
+    }
+
+    #[test]
+    fn layers_are_joined_and_links_stay_inside() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let top = layer(
+            dir.path(),
+            "top",
+            &[("etc/passwd", "top"), ("abs", "-> /etc/passwd"), ("up", "-> ../../../etc/host")],
+        );
+        let low = layer(
+            dir.path(),
+            "low",
+            &[
+                ("etc/passwd", "low"),
+                ("etc/group", "group"),
+                ("etc/host", "inside"),
+                ("lib", "-> usr/lib"),
+                ("usr/lib/file", "through a link"),
+                ("loop", "-> loop"),
+                ("etc/up", "-> ../abs"),
+            ],
+        );
+        let layers = [top.clone(), low.clone()];
+        for (path, text) in [
+            ("/etc/passwd", "top"),
+            ("/etc/group", "group"),
+            ("/abs", "top"),
+            ("/up", "inside"),
+            ("/lib/file", "through a link"),
+            ("/etc/up", "top"),
+            ("/loop", ""),
+            ("/etc", ""),
+            ("/etc/none", ""),
+            ("/etc/passwd/x", ""),
+            ("/../../etc/group", "group"),
+        ] {
+            assert_eq!(read(&layers, path).expect(path), text, "{path}");
+        }
+        // A link to the host's file by its host path finds nothing.
+        symlink(dir.path().join("low/etc/passwd"), top.join("escape")).expect("a link");
+        assert_eq!(read(&layers, "/escape").expect("no error"), "");
+    }
+
+    #[test]
+    fn whiteouts_hide_and_devices_are_not_opened() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let top = layer(dir.path(), "top", &[("keep", "x")]);
+        let low = layer(dir.path(), "low", &[("etc/passwd", "low"), ("gone", "y")]);
+        let handle = fs::File::open(&top).expect("a directory");
+        let node = runtime_sys::fs::Node::Character { major: 0, minor: 0 };
+        if let Err(error) = runtime_sys::fs::mknodat(&handle, "gone", node, 0) {
+            eprintln!("skipped: no device node can be made here: {error}");
+            return;
+        }
+        runtime_sys::fs::mknodat(&handle, "null", runtime_sys::fs::Node::Character { major: 1, minor: 3 }, 0o666)
+            .expect("one worked");
+        let layers = [top.clone(), low];
+        assert_eq!(read(&layers, "/gone").expect("no error"), "");
+        assert_eq!(read(&layers, "/null").expect("no error"), "");
+        assert_eq!(read(&layers, "/etc/passwd").expect("no error"), "low");
+        let etc = top.join("etc");
+        fs::create_dir(&etc).expect("a directory");
+        let etc = fs::File::open(etc).expect("a directory");
+        runtime_sys::fs::fsetxattr(&etc, c"trusted.overlay.opaque", b"y").expect("root may");
+        assert_eq!(read(&layers, "/etc/passwd").expect("no error"), "");
+    }
+}

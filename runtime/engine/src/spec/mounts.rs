@@ -1,0 +1,139 @@
+//! What is mounted in a container: the kernel's file systems, the pod's files, volumes.
+
+use std::path::{Component, Path, PathBuf};
+
+use oci_spec::runtime::Mount;
+use runtime_lifecycle::{IpcMode, Privilege, Propagation, ReadOnly};
+
+use super::Placement;
+use crate::{EngineError, podfiles};
+
+/// Most volumes of a container: the kernel's limit of mounts in a namespace is 100 000 for everybody together.
+const MOUNTS_MAX: usize = 4096;
+
+/// The pod's `/dev/shm`: a word between engine and supervisor.
+const SHM_SOURCE: &str = "podwright:shm";
+
+/// In the order in which they are made: parents first.
+pub(super) fn all(placement: &Placement<'_>) -> Result<Vec<Mount>, EngineError> {
+    let config = placement.config;
+    if config.mounts.len() > MOUNTS_MAX {
+        return Err(EngineError::invalid("mounts", format!("more than {MOUNTS_MAX}")));
+    }
+    let covered = |path: &str| config.mounts.iter().any(|mount| same(&mount.container_path, path));
+    let mut mounts: Vec<Mount> = kernels(placement).into_iter().filter(|mount| !covered_by(mount, &covered)).collect();
+    for (name, path) in [
+        (podfiles::HOSTS, "/etc/hosts"),
+        (podfiles::HOSTNAME, "/etc/hostname"),
+        (podfiles::RESOLV_CONF, "/etc/resolv.conf"),
+    ] {
+        if !covered(path) {
+            let written = if config.security.read_only_root { "ro" } else { "rw" };
+            mounts.push(bind(&placement.pod_files.join(name), path, &["rbind", "rprivate", written]));
+        }
+    }
+    let mut volumes = Vec::with_capacity(config.mounts.len());
+    for mount in &config.mounts {
+        check_inside("mount", &mount.container_path)?;
+        check_inside("source of a mount", &mount.host_path)?;
+        if same(&mount.container_path, "/") {
+            return Err(EngineError::invalid("mount", "a volume can't be the root"));
+        }
+        let propagation = match mount.propagation {
+            Propagation::Private => "rprivate",
+            Propagation::HostToContainer => "rslave",
+            Propagation::Bidirectional => "rshared",
+        };
+        if mount.propagation == Propagation::Bidirectional && config.security.privilege == Privilege::Confined {
+            return Err(EngineError::invalid("mount", "bidirectional propagation needs a privileged container"));
+        }
+        let written = match mount.read_only {
+            ReadOnly::No => "rw",
+            ReadOnly::Yes => "ro",
+            ReadOnly::Recursive if mount.propagation == Propagation::Private => "rro",
+            ReadOnly::Recursive => {
+                return Err(EngineError::invalid("mount", "recursive_read_only needs private propagation"));
+            }
+        };
+        volumes.push(bind(Path::new(&mount.host_path), &mount.container_path, &["rbind", propagation, written]));
+    }
+    // Stable: two volumes at one place are made in the order that was asked for.
+    volumes.sort_by_key(|mount| mount.destination().components().count());
+    mounts.extend(volumes);
+    Ok(mounts)
+}
+
+fn covered_by(mount: &Mount, covered: &impl Fn(&str) -> bool) -> bool {
+    // A volume at /dev/shm, /sys/fs/cgroup or /dev/mqueue takes its place; one at /proc, /dev or /sys goes over it.
+    let path = mount.destination().to_str().unwrap_or_default();
+    matches!(path, "/dev/shm" | "/dev/mqueue" | "/sys/fs/cgroup") && covered(path)
+}
+
+fn kernels(placement: &Placement<'_>) -> Vec<Mount> {
+    let privileged = placement.config.security.privilege == Privilege::Privileged;
+    let written = if privileged { "rw" } else { "ro" };
+    let mut mounts = vec![
+        made("/proc", "proc", "proc", &["nosuid", "noexec", "nodev"]),
+        made("/dev", "tmpfs", "tmpfs", &["nosuid", "strictatime", "mode=755", "size=65536k"]),
+        made(
+            "/dev/pts",
+            "devpts",
+            "devpts",
+            &["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+        ),
+    ];
+    mounts.push(match placement.sandbox.namespaces.ipc {
+        IpcMode::Pod => made("/dev/mqueue", "mqueue", "mqueue", &["nosuid", "noexec", "nodev"]),
+        IpcMode::Node => {
+            bind(Path::new("/dev/mqueue"), "/dev/mqueue", &["rbind", "rprivate", "nosuid", "noexec", "nodev"])
+        }
+    });
+    mounts.push(made("/sys", "sysfs", "sysfs", &["nosuid", "noexec", "nodev", written]));
+    mounts.push(made("/sys/fs/cgroup", "cgroup", "cgroup", &["nosuid", "noexec", "nodev", "relatime", written]));
+    mounts.push(match placement.sandbox.namespaces.ipc {
+        IpcMode::Pod => {
+            bind(Path::new(SHM_SOURCE), "/dev/shm", &["rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"])
+        }
+        IpcMode::Node => {
+            bind(Path::new("/dev/shm"), "/dev/shm", &["rbind", "rprivate", "nosuid", "noexec", "nodev", "rw"])
+        }
+    });
+    mounts
+}
+
+fn made(destination: &str, kind: &str, source: &str, options: &[&str]) -> Mount {
+    let mut mount = Mount::default();
+    mount
+        .set_destination(PathBuf::from(destination))
+        .set_typ(Some(kind.to_owned()))
+        .set_source(Some(PathBuf::from(source)))
+        .set_options(Some(options.iter().map(|option| (*option).to_owned()).collect()));
+    mount
+}
+
+fn bind(source: &Path, destination: &str, options: &[&str]) -> Mount {
+    let mut mount = made(destination, "bind", "", options);
+    mount.set_source(Some(source.to_owned()));
+    mount
+}
+
+fn same(one: &str, other: &str) -> bool {
+    Path::new(one).components().eq(Path::new(other).components())
+}
+
+/// Absolute, without `..` and NUL, and no longer than the kernel takes.
+pub(crate) fn check_inside(what: &str, path: &str) -> Result<(), EngineError> {
+    const PATH_BYTES_MAX: usize = 4095;
+    let why = if !path.starts_with('/') {
+        "is not absolute"
+    } else if path.len() > PATH_BYTES_MAX {
+        "is too long"
+    } else if path.contains('\0') {
+        "contains a NUL byte"
+    } else if Path::new(path).components().any(|component| component == Component::ParentDir) {
+        "contains \"..\""
+    } else {
+        return Ok(());
+    };
+    Err(EngineError::invalid(what, format!("{:?} {why}", path.chars().take(200).collect::<String>())))
+}

@@ -1,0 +1,433 @@
+//! What was asked for, in our words. `runtime/cri` parses requests into these; records keep them, so that status answers
+//! and execs need nothing else after a restart.
+
+use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+/// Who a sandbox is to its creator.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Metadata {
+    /// The pod's namespace.
+    pub namespace: String,
+    /// The pod's name.
+    pub name: String,
+    /// The pod's unique id.
+    pub uid: String,
+    /// Counts the sandboxes of one pod.
+    pub attempt: u32,
+}
+
+/// A pod's sandbox.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SandboxConfig {
+    /// Who it is.
+    pub metadata: Metadata,
+    /// Its host name; empty on the host's network.
+    #[serde(default)]
+    pub hostname: String,
+    /// Where its containers' logs go. Absolute.
+    #[serde(default)]
+    pub log_directory: Option<PathBuf>,
+    /// Its resolv.conf; the host's if absent.
+    #[serde(default)]
+    pub dns: Option<Dns>,
+    /// Host ports.
+    #[serde(default)]
+    pub ports: Vec<Port>,
+    /// For selection.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Kept, never policy.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// The cgroup below which its own and its containers' are made.
+    #[serde(default)]
+    pub cgroup_parent: Option<String>,
+    /// Who shares which namespace.
+    pub namespaces: NamespaceModes,
+    /// Kernel parameters in dotted form.
+    #[serde(default)]
+    pub sysctls: BTreeMap<String, String>,
+    /// Whether privileged containers may be in it.
+    #[serde(default)]
+    pub privilege: Privilege,
+    /// The handler that was asked for.
+    #[serde(default)]
+    pub runtime_handler: String,
+}
+
+/// Names and searches for resolv.conf.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dns {
+    /// Addresses of name servers.
+    pub servers: Vec<String>,
+    /// Search domains.
+    pub searches: Vec<String>,
+    /// Options such as `ndots:5`.
+    pub options: Vec<String>,
+}
+
+/// A port of the host that leads to one of the pod.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Port {
+    /// The host's port; 0: none asked for.
+    pub host_port: u16,
+    /// The pod's port.
+    pub container_port: u16,
+    /// The protocol.
+    pub protocol: Protocol,
+    /// The host's address; all if absent.
+    pub host_ip: Option<IpAddr>,
+}
+
+/// A transport protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+#[expect(missing_docs, reason = "names of protocols")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+/// Who shares which namespace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NamespaceModes {
+    /// Network.
+    pub network: NetworkMode,
+    /// Processes.
+    pub pid: PidMode,
+    /// Inter-process communication.
+    pub ipc: IpcMode,
+}
+
+/// Whose network.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum NetworkMode {
+    /// The pod's own.
+    Pod,
+    /// The host's.
+    Node,
+}
+
+/// Whose processes are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PidMode {
+    /// All containers of the pod see each other.
+    Pod,
+    /// Each container sees its own.
+    Container,
+    /// The host's.
+    Node,
+}
+
+/// Whose System V objects and message queues.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IpcMode {
+    /// The pod's own.
+    Pod,
+    /// The host's.
+    Node,
+}
+
+/// Whether the walls are up.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Privilege {
+    /// Confined.
+    #[default]
+    Confined,
+    /// All capabilities and devices, nothing masked, no filter.
+    Privileged,
+}
+
+/// A container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ContainerConfig {
+    /// Its name in the pod.
+    pub name: String,
+    /// Counts the containers of that name in the sandbox.
+    pub attempt: u32,
+    /// Its image, as asked for.
+    pub image: ImageName,
+    /// Replaces the image's entrypoint (and its arguments).
+    #[serde(default)]
+    pub command: Vec<String>,
+    /// Replaces the image's arguments.
+    #[serde(default)]
+    pub args: Vec<String>,
+    /// Replaces the image's working directory; empty: the image's.
+    #[serde(default)]
+    pub working_dir: String,
+    /// Added to the image's environment.
+    #[serde(default)]
+    pub envs: Vec<EnvironmentVariable>,
+    /// Volumes.
+    #[serde(default)]
+    pub mounts: Vec<Mount>,
+    /// Device nodes of the host.
+    #[serde(default)]
+    pub devices: Vec<Device>,
+    /// For selection.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+    /// Kept, never policy.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+    /// Below the sandbox's log directory; empty: none.
+    #[serde(default)]
+    pub log_path: PathBuf,
+    /// What it reads.
+    #[serde(default)]
+    pub stdin: Stdin,
+    /// Whether it has a terminal.
+    #[serde(default)]
+    pub terminal: Terminal,
+    /// Limits.
+    #[serde(default)]
+    pub resources: Resources,
+    /// Walls.
+    #[serde(default)]
+    pub security: Security,
+    /// Overrides the image's stop signal: a Linux signal number.
+    #[serde(default)]
+    pub stop_signal: Option<i32>,
+}
+
+/// An image as it was asked for.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageName {
+    /// A reference or an id.
+    pub image: String,
+    /// What the user wrote, if the creator resolved it.
+    #[serde(default)]
+    pub user_specified: String,
+    /// Kept.
+    #[serde(default)]
+    pub annotations: BTreeMap<String, String>,
+}
+
+/// One variable. Its value is bytes on the wire.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnvironmentVariable {
+    /// Its name.
+    pub name: String,
+    /// Its value.
+    pub value: String,
+}
+
+/// Values are often secrets: only the name is printed.
+impl fmt::Debug for EnvironmentVariable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}=…", self.name)
+    }
+}
+
+/// A volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mount {
+    /// Where it appears. Absolute.
+    pub container_path: String,
+    /// Where it comes from. Absolute.
+    pub host_path: String,
+    /// Whether it may be written.
+    pub read_only: ReadOnly,
+    /// Whose later mounts are seen.
+    pub propagation: Propagation,
+}
+
+/// Whether a mount may be written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ReadOnly {
+    /// It may.
+    No,
+    /// Not; mounts below it may.
+    Yes,
+    /// Neither may mounts below it.
+    Recursive,
+}
+
+/// Whose later mounts are seen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Propagation {
+    /// Nobody's.
+    Private,
+    /// The host's appear in the container.
+    HostToContainer,
+    /// Each other's.
+    Bidirectional,
+}
+
+/// A device node of the host.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Device {
+    /// Where it appears.
+    pub container_path: String,
+    /// The host's node, or a directory of nodes.
+    pub host_path: String,
+    /// Of `r`, `w`, `m`.
+    pub permissions: String,
+}
+
+/// What a container reads.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stdin {
+    /// Nothing.
+    #[default]
+    Closed,
+    /// Attached clients.
+    Open,
+    /// The first attached client.
+    Once,
+}
+
+/// Whether a process has a terminal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Terminal {
+    /// Pipes.
+    #[default]
+    No,
+    /// A pseudo-terminal.
+    Yes,
+}
+
+/// Limits, in CRI's units; 0 means not given.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Resources {
+    /// Microseconds.
+    #[serde(default)]
+    pub cpu_period: i64,
+    /// Microseconds per period; -1: none.
+    #[serde(default)]
+    pub cpu_quota: i64,
+    /// Relative weight, 2 to 262144.
+    #[serde(default)]
+    pub cpu_shares: i64,
+    /// Bytes; -1: none.
+    #[serde(default)]
+    pub memory_limit_bytes: i64,
+    /// Memory and swap together, bytes; -1: none.
+    #[serde(default)]
+    pub memory_swap_limit_bytes: i64,
+    /// -1000 to 1000.
+    #[serde(default)]
+    pub oom_score_adj: i64,
+    /// List format.
+    #[serde(default)]
+    pub cpuset_cpus: String,
+    /// List format.
+    #[serde(default)]
+    pub cpuset_mems: String,
+    /// Per page size.
+    #[serde(default)]
+    pub hugepage_limits: Vec<HugepageLimit>,
+    /// cgroup v2 files and values.
+    #[serde(default)]
+    pub unified: BTreeMap<String, String>,
+}
+
+/// A limit of huge pages.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HugepageLimit {
+    /// As in `hugetlb.2MB.limit_in_bytes`.
+    pub page_size: String,
+    /// Bytes.
+    pub limit_bytes: u64,
+}
+
+/// Walls.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Security {
+    /// Whether the walls are up at all.
+    #[serde(default)]
+    pub privilege: Privilege,
+    /// Against the default set.
+    #[serde(default)]
+    pub capabilities: CapabilityChange,
+    /// Who it runs as; the image says if absent.
+    #[serde(default)]
+    pub user: Option<User>,
+    /// Its primary group.
+    #[serde(default)]
+    pub group: Option<u32>,
+    /// More groups.
+    #[serde(default)]
+    pub supplemental_groups: Vec<u32>,
+    /// Whether the image's `/etc/group` counts.
+    #[serde(default)]
+    pub supplemental_groups_policy: SupplementalGroupsPolicy,
+    /// Whether its root may be written.
+    #[serde(default)]
+    pub read_only_root: bool,
+    /// Whether setuid programs gain nothing.
+    #[serde(default)]
+    pub no_new_privileges: bool,
+    /// Hidden paths; `None`: the defaults.
+    #[serde(default)]
+    pub masked_paths: Option<Vec<String>>,
+    /// Paths that can't be written; `None`: the defaults.
+    #[serde(default)]
+    pub readonly_paths: Option<Vec<String>>,
+    /// The system-call filter.
+    #[serde(default)]
+    pub seccomp: SeccompChoice,
+    /// As asked for; differs from the sandbox's only in that it may be refused.
+    #[serde(default)]
+    pub pid: Option<PidMode>,
+}
+
+/// Changes to the default capabilities, names with or without `CAP_`; `ALL` is known.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CapabilityChange {
+    /// Added.
+    #[serde(default)]
+    pub add: Vec<String>,
+    /// Dropped; applied after `add`, but for `ALL`, which is applied first.
+    #[serde(default)]
+    pub drop: Vec<String>,
+    /// Kept over `execve` for users other than root.
+    #[serde(default)]
+    pub ambient: Vec<String>,
+}
+
+/// Who.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum User {
+    /// By number.
+    Id(u32),
+    /// By name in the image's `/etc/passwd`.
+    Name(String),
+}
+
+/// Whether the image's `/etc/group` adds groups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SupplementalGroupsPolicy {
+    /// It does.
+    #[default]
+    Merge,
+    /// Only what was asked for.
+    Strict,
+}
+
+/// Which system-call filter.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SeccompChoice {
+    /// None.
+    #[default]
+    Unconfined,
+    /// The runtime's.
+    RuntimeDefault,
+    /// A file of the host.
+    Localhost(PathBuf),
+}

@@ -1,0 +1,7 @@
+//! The `podwright` program.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    runtime_node::main()
+}

@@ -1,0 +1,235 @@
+//! Follows pods and their logs until what was waited for has come.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use indicatif::ProgressBar;
+use runtime_control_api::v1::pod_update::Update;
+use runtime_control_api::v1::{LogsRequest, Pod, PodKey, PodUpdate, WatchPodsRequest};
+use tokio::task::JoinSet;
+use tokio::time::Instant;
+use tonic::Streaming;
+
+use super::judge::{Verdict, judge};
+use super::{Job, note, pod_name, tell, until_deadline};
+use crate::cli::{PodName, Until};
+use crate::client::Client;
+use crate::error::{Error, refused};
+use crate::output;
+use crate::progress::Screen;
+use crate::verbs::logs::{Joiner, Prefix, Style, Time, print};
+
+/// How long the last lines may take once the pods are gone.
+const LAST_LINES_DEADLINE: Duration = Duration::from_secs(2);
+/// How often a pod without any container yet is asked for its logs.
+const FIRST_LINES_PERIOD: Duration = Duration::from_millis(100);
+
+/// How the pods came to an end, as far as this command goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Ended {
+    /// All are ready.
+    Ready,
+    /// All have ended by themselves.
+    Over { failed: bool },
+    /// A person had enough.
+    Interrupted,
+}
+
+/// The pods' logs on their way to the terminal.
+#[derive(Debug, Default)]
+pub(super) struct Logs(JoinSet<()>);
+
+impl Logs {
+    /// Waits for the last lines of pods that are gone.
+    pub(super) async fn finish(mut self) {
+        let all = async { while self.0.join_next().await.is_some() {} };
+        // Those of a pod that isn't gone have no end: what came until now is enough.
+        drop(tokio::time::timeout(LAST_LINES_DEADLINE, all).await);
+    }
+}
+
+/// Pods that are being watched.
+#[derive(Debug)]
+pub(super) struct Followed<'a> {
+    client: Client,
+    job: &'a Job,
+    screen: Screen,
+    until: Until,
+    /// No more once all pods have been ready.
+    deadline: Option<Instant>,
+    updates: Streaming<PodUpdate>,
+    pods: BTreeMap<String, Pod>,
+    spinner: ProgressBar,
+    logs: &'a mut Logs,
+}
+
+impl<'a> Followed<'a> {
+    pub(super) async fn start(
+        client: &mut Client,
+        job: &'a Job,
+        screen: Screen,
+        logs: &'a mut Logs,
+        (until, deadline): (Until, Option<Instant>),
+    ) -> Result<Followed<'a>, Error> {
+        let pods = job.names().into_iter().map(|name| PodKey { namespace: name.namespace, name: name.name }).collect();
+        let updates =
+            client.control.watch_pods(WatchPodsRequest { pods }).await.map_err(refused("watch"))?.into_inner();
+        let spinner = screen.spinner();
+        Ok(Followed {
+            client: client.clone(),
+            job,
+            screen,
+            until,
+            deadline,
+            updates,
+            pods: BTreeMap::new(),
+            spinner,
+            logs,
+        })
+    }
+
+    /// Returns when all pods are where they were to be brought, or one of them can't be.
+    pub(super) async fn until_the_end(&mut self) -> Result<Ended, Error> {
+        loop {
+            let update = tokio::select! {
+                update = self.updates.message() => update.map_err(refused("watch"))?,
+                () = until_deadline(self.deadline) => return Err(self.overdue()),
+            };
+            match update.and_then(|update| update.update) {
+                Some(Update::Pod(pod)) => {
+                    if let Some(ended) = self.seen(pod)? {
+                        return Ok(ended);
+                    }
+                }
+                Some(Update::Gone(key)) => {
+                    let name = PodName { namespace: key.namespace, name: key.name };
+                    if self.pods.remove(&name.to_string()).is_some() {
+                        note(&self.screen, &name, "was deleted");
+                        if self.pods.is_empty() {
+                            return Ok(Ended::Over { failed: false });
+                        }
+                    }
+                }
+                Some(Update::Synced(_)) => {}
+                None => return Err(Error::NodeGone),
+            }
+        }
+    }
+
+    fn seen(&mut self, pod: Pod) -> Result<Option<Ended>, Error> {
+        let name = pod_name(&pod);
+        let Some(manifest) = self.manifest(&name) else { return Ok(None) };
+        if pod.revision != manifest.revision {
+            // A former pod of that name, on its way out.
+            return Ok(None);
+        }
+        let before = self.pods.get(&name.to_string());
+        for change in tell::changes(before, &pod) {
+            note(&self.screen, &name, &change);
+        }
+        if pod.ready && before.is_none_or(|before| !before.ready) {
+            for line in tell::ways_in(manifest, &pod.ip) {
+                self.screen.note(&format!("  {}", output::tame(&line)));
+            }
+        }
+        if before.is_none() && self.until == Until::Done {
+            let prefix = if self.job.pods.len() > 1 { format!("{name}/") } else { String::new() };
+            self.logs.0.spawn(show_logs(self.client.clone(), name.clone(), prefix, self.screen.clone()));
+        }
+        self.pods.insert(name.to_string(), pod);
+        self.decide()
+    }
+
+    fn manifest(&self, name: &PodName) -> Option<&'a kubelet_shim_manifest::Pod> {
+        self.job.pods.iter().find(|pod| pod.metadata.name == name.name && pod.metadata.namespace == name.namespace)
+    }
+
+    /// What all pods together mean.
+    fn decide(&mut self) -> Result<Option<Ended>, Error> {
+        let mut waiting = Vec::new();
+        let (mut ready, mut over, mut any_failed) = (0, 0, false);
+        for (name, pod) in &self.pods {
+            match judge(pod) {
+                Verdict::Ready => ready += 1,
+                Verdict::Over { failed } => {
+                    over += 1;
+                    any_failed |= failed;
+                }
+                Verdict::Broken { reason, message } => {
+                    return Err(Error::PodFailed { pod: name.clone(), reason, message });
+                }
+                Verdict::Starting(what) => waiting.push(format!("{name}: {what}")),
+            }
+        }
+        if waiting.is_empty() {
+            self.spinner.finish_and_clear();
+        } else {
+            self.spinner.set_message(output::tame(&waiting.join(", ")));
+        }
+        let all = self.job.pods.len();
+        if ready + over == all {
+            self.deadline = None;
+        }
+        Ok(if over == all {
+            Some(Ended::Over { failed: any_failed })
+        } else if self.until == Until::Ready && ready + over == all {
+            Some(Ended::Ready)
+        } else {
+            None
+        })
+    }
+
+    /// The first pod that isn't ready, and what it waits for.
+    fn overdue(&self) -> Error {
+        let seconds = self.job.timeout.unwrap_or_default().as_secs();
+        for name in self.job.names() {
+            let pod = name.to_string();
+            let state = match self.pods.get(&pod).map(judge) {
+                None => "the keeper has not begun with it".to_owned(),
+                Some(Verdict::Starting(state)) => state,
+                Some(_) => continue,
+            };
+            return Error::NotReadyInTime { pod, seconds, state };
+        }
+        Error::NotReadyInTime { pod: String::new(), seconds, state: "not all pods were ready at once".to_owned() }
+    }
+}
+
+impl Drop for Followed<'_> {
+    fn drop(&mut self) {
+        self.spinner.finish_and_clear();
+    }
+}
+
+/// Prints what a pod's containers write, until the pod is gone.
+async fn show_logs(mut client: Client, pod: PodName, prefix: String, screen: Screen) {
+    let request = LogsRequest {
+        pod: Some(PodKey { namespace: pod.namespace, name: pod.name }),
+        follow: true,
+        ..Default::default()
+    };
+    let style = Style { prefix: Prefix::Container, time: Time::Hidden };
+    let mut joiner = Joiner::default();
+    loop {
+        // Refused until there is a sandbox; then one answer lasts as long as the pod.
+        let Ok(answer) = client.control.logs(request.clone()).await else { return };
+        let mut lines = answer.into_inner();
+        loop {
+            match lines.message().await {
+                Ok(Some(line)) => {
+                    if let Some(mut whole) = joiner.push(line) {
+                        whole.container = format!("{prefix}{}", whole.container);
+                        // Nobody reads any more: the pod runs on without being watched.
+                        if screen.beside(|| print(&whole, style)).is_err() {
+                            return;
+                        }
+                    }
+                }
+                Ok(None) => return,
+                Err(status) if status.code() == tonic::Code::NotFound => break,
+                Err(_) => return,
+            }
+        }
+        tokio::time::sleep(FIRST_LINES_PERIOD).await;
+    }
+}

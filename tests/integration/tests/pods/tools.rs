@@ -1,0 +1,393 @@
+//! The programs that people use: crictl, `podwright run` and its verbs.
+
+use std::io::{BufRead, BufReader};
+use std::net::{SocketAddr, TcpStream};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, bail, ensure};
+use tests_integration::image::{self, Dialect, Packing};
+use tests_integration::registry::Registry;
+use tests_integration::{Ledger, Node, Options, Outcome, machine};
+
+use crate::World;
+
+/// crictl 1.36: the one on PATH or in `PODWRIGHT_TEST_CRICTL`.
+pub(crate) fn crictl() -> Option<PathBuf> {
+    std::env::var_os("PODWRIGHT_TEST_CRICTL")
+        .map(PathBuf::from)
+        .filter(|path| path.is_file())
+        .or_else(|| machine::find("crictl"))
+}
+
+pub(crate) async fn crictl_walks_the_whole_way(world: Arc<World>) -> Outcome {
+    let crictl = crictl().context("checked before")?;
+    let registry = Registry::start(&world.node.scratch().join("crictl-registry")).await?;
+    let image = image::image(Dialect::Docker, &[(Packing::Gzip, image::busybox()?)], &["/bin/sh"])?;
+    registry.push("library/busybox", "1", &image).await?;
+    let node = Node::start(Options { mirror: Some(registry.address.clone()), ..Default::default() }).await?;
+    let call = |arguments: &[&str]| -> anyhow::Result<String> {
+        let endpoint = node.endpoint();
+        let output = Command::new(&crictl)
+            .args([
+                "--runtime-endpoint",
+                &endpoint,
+                "--image-endpoint",
+                &endpoint,
+                "--config",
+                "/dev/null",
+                "--timeout",
+                "20s",
+            ])
+            .args(arguments)
+            .output()?;
+        if !output.status.success() {
+            bail!("crictl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    ensure!(call(&["info"])?.contains("RuntimeReady"), "info");
+    ensure!(call(&["version"])?.contains("podwright"), "version");
+    call(&["pull", "busybox:1"])?;
+    ensure!(call(&["images"])?.contains("docker.io/library/busybox"), "images");
+    ensure!(call(&["inspecti", "busybox:1"])?.contains("FROM_IMAGE"), "inspecti does not show the configuration");
+    let write = |name: &str, value: serde_json::Value| -> anyhow::Result<String> {
+        let path = node.scratch().join(name);
+        std::fs::write(&path, serde_json::to_vec(&value)?)?;
+        Ok(path.display().to_string())
+    };
+    let pod = write(
+        "pod.json",
+        serde_json::json!({
+            "metadata": {"name": "crictl", "namespace": "default", "attempt": 1, "uid": "u1"},
+            "hostname": "crictl", "log_directory": node.scratch().join("crictl-logs"), "linux": {}
+        }),
+    )?;
+    let container = write(
+        "container.json",
+        serde_json::json!({
+            "metadata": {"name": "c"}, "image": {"image": "busybox:1"}, "log_path": "c.log", "linux": {},
+            "command": ["/bin/sh", "-c", "echo started; exec sleep 1000"]
+        }),
+    )?;
+    let sandbox = call(&["runp", &pod])?.trim().to_owned();
+    ensure!(call(&["pods"])?.contains("Ready"), "pods");
+    ensure!(call(&["inspectp", &sandbox])?.contains("10.166."), "inspectp shows no address");
+    let id = call(&["create", &sandbox, &container, &pod])?.trim().to_owned();
+    call(&["start", &id])?;
+    ensure!(call(&["ps"])?.contains("Running"), "ps");
+    ensure!(call(&["inspect", &id])?.contains("CONTAINER_RUNNING"), "inspect");
+    tokio::time::sleep(Duration::from_millis(200)).await;
+    ensure!(call(&["logs", &id])?.contains("started"), "logs");
+    ensure!(call(&["exec", "-s", &id, "echo", "hello"])?.contains("hello"), "exec -s");
+    for arguments in [
+        vec!["stop", "-t", "0", &id],
+        vec!["rm", &id],
+        vec!["stopp", &sandbox],
+        vec!["rmp", &sandbox],
+        vec!["rmi", "busybox:1"],
+    ] {
+        call(&arguments)?;
+    }
+    ensure!(!call(&["images"])?.contains("busybox"), "rmi left the image");
+    Ok(())
+}
+
+/// A `podwright run` in a directory of its own.
+struct Run {
+    folder: tempfile::TempDir,
+    run: tempfile::TempDir,
+    places: Vec<String>,
+}
+
+impl Run {
+    fn new() -> anyhow::Result<Run> {
+        let folder = tempfile::Builder::new().prefix("podwright-test-").tempdir()?;
+        let run = tempfile::Builder::new().prefix("podwright-test-").tempdir_in("/dev/shm")?;
+        let path = |path: &Path| path.display().to_string();
+        let places = vec![
+            "--listen".into(),
+            format!("unix://{}", path(&run.path().join("podwright.sock"))),
+            "--root".into(),
+            path(&folder.path().join("root")),
+            "--run".into(),
+            path(run.path()),
+            "--pod-cidr".into(),
+            "10.166.200.0/24".into(),
+            "--bridge".into(),
+            "pwtrun".into(),
+            "--supervisor".into(),
+            path(&machine::built("podwright-pod")?),
+        ];
+        Ok(Run { folder, run, places })
+    }
+
+    fn endpoint(&self) -> String {
+        self.places[1].clone()
+    }
+
+    fn start(&self, file: &Path, arguments: &[&str]) -> anyhow::Result<Child> {
+        Ok(Command::new(machine::built("podwright")?)
+            .arg("run")
+            .arg(file)
+            .args(&self.places)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(std::fs::File::create(self.folder.path().join("stderr"))?)
+            .spawn()?)
+    }
+
+    fn said(&self) -> String {
+        std::fs::read_to_string(self.folder.path().join("stderr")).unwrap_or_default()
+    }
+
+    fn verb(&self, arguments: &[&str]) -> anyhow::Result<std::process::Output> {
+        Ok(Command::new(machine::built("podwright")?)
+            .args(arguments)
+            .env("PODWRIGHT_ADDRESS", self.endpoint())
+            .output()?)
+    }
+
+    fn cleanup(&self) -> Outcome {
+        let output =
+            Command::new(machine::built("podwright")?).arg("cleanup").arg("--images").args(&self.places).output()?;
+        ensure!(output.status.success(), "cleanup: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(())
+    }
+}
+
+fn hello() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples/hello.yaml")
+}
+
+/// What curl gets, tried until it answers, at most `limit`.
+async fn curl(url: &str, limit: Duration) -> anyhow::Result<String> {
+    let began = Instant::now();
+    loop {
+        match machine::run("curl", &["-sS", "-m", "2", "-f", url]) {
+            Ok(text) => return Ok(text),
+            Err(error) if began.elapsed() > limit => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
+/// A test whose hostPort others could hold waits for it.
+fn port_8080_is_free() -> bool {
+    TcpStream::connect_timeout(&SocketAddr::from(([127, 0, 0, 1], 8080)), Duration::from_millis(200)).is_err()
+}
+
+/// Only one of these tests at a time: both bind port 8080.
+static HELLO: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
+pub(crate) async fn hello_runs_and_ends_without_a_trace(_: Arc<World>) -> Outcome {
+    let _alone = HELLO.lock().await;
+    ensure!(port_8080_is_free(), "port 8080 is in use in the test's own network namespace");
+    let run = Run::new()?;
+    let mut child = run.start(&hello(), &[])?;
+    let output = child.stdout.take().context("its output is a pipe")?;
+    let lines = Arc::new(std::sync::Mutex::new(Vec::new()));
+    let sink = Arc::clone(&lines);
+    let reader = std::thread::spawn(move || {
+        for line in BufReader::new(output).lines().map_while(Result::ok) {
+            sink.lock().expect("no holder panics").push(line);
+        }
+    });
+    let answered = curl("http://127.0.0.1:8080", Duration::from_secs(30)).await;
+    let text = |lines: &std::sync::Mutex<Vec<String>>| lines.lock().expect("no holder panics").join("\n");
+    if answered.is_err() {
+        let _ = child.kill();
+        bail!("{:#}\n{}\n{}", answered.expect_err("checked"), text(&lines), run.said());
+    }
+    let began = Instant::now();
+    while !(text(&lines) + &run.said()).to_lowercase().contains("ready") {
+        ensure!(began.elapsed() < Duration::from_secs(15), "readiness is not told:\n{}\n{}", text(&lines), run.said());
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let said = text(&lines) + &run.said();
+    let address = said
+        .split(|c: char| !(c.is_ascii_digit() || c == '.'))
+        .find(|word| word.starts_with("10.166.200."))
+        .context("the address is told")?
+        .to_owned();
+    curl(&format!("http://{address}:8080"), Duration::from_secs(5)).await.context("the pod's own address")?;
+    machine::run("kill", &["-INT", &child.id().to_string()])?;
+    let began = Instant::now();
+    let status = loop {
+        if let Some(status) = child.try_wait()? {
+            break status;
+        }
+        ensure!(began.elapsed() < Duration::from_secs(60), "it did not end within 60 s of Ctrl-C:\n{}", run.said());
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    };
+    reader.join().map_err(|_| anyhow::anyhow!("the reader panicked"))?;
+    ensure!(status.success(), "it ended with {status}:\n{}\n{}", text(&lines), run.said());
+    ensure!(machine::run("ip", &["link", "show", "pwtrun"]).is_err(), "the bridge is left");
+    ensure!(!run.run.path().join("podwright.sock").exists(), "the socket is left");
+    let own = Ledger::take();
+    ensure!(
+        own.mentions("pwtrun").is_empty() && own.mentions("10.166.200.").is_empty(),
+        "{:?}",
+        own.mentions("pwtrun")
+    );
+    run.cleanup()
+}
+
+pub(crate) async fn hello_detached_is_reached_by_the_verbs(_: Arc<World>) -> Outcome {
+    let _alone = HELLO.lock().await;
+    ensure!(port_8080_is_free(), "port 8080 is in use in the test's own network namespace");
+    let run = Run::new()?;
+    let checked = detached(&run).await;
+    let cleaned = run.cleanup();
+    checked?;
+    cleaned?;
+    ensure!(machine::run("ip", &["link", "show", "pwtrun"]).is_err(), "the bridge is left");
+    Ok(())
+}
+
+async fn detached(run: &Run) -> Outcome {
+    let status = run.start(&hello(), &["--detach"])?.wait()?;
+    ensure!(status.success(), "run --detach: {status}: {}", run.said());
+    curl("http://127.0.0.1:8080", Duration::from_secs(30)).await?;
+    let said = |arguments: &[&str]| -> anyhow::Result<String> {
+        let output = run.verb(arguments)?;
+        ensure!(output.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    };
+    let table = said(&["ps"])?;
+    ensure!(table.contains("hello") && table.contains("10.166.200."), "{table}");
+    ensure!(!said(&["logs", "hello", "-c", "web"])?.is_empty(), "no log of web");
+    ensure!(
+        said(&["exec", "hello", "-c", "web", "--", "/podwright", "demo", "print", "2"])?.lines().count() >= 2,
+        "exec prints nothing"
+    );
+    let failed = run.verb(&["exec", "hello", "-c", "web", "--", "/podwright", "demo", "exit", "7"])?;
+    ensure!(failed.status.code() == Some(7), "exec's code is lost: {failed:?}");
+    said(&["delete", "hello"])?;
+    ensure!(!said(&["ps"])?.contains("hello"), "the pod is still listed");
+    Ok(())
+}
+
+pub(crate) async fn liveness_restarts_and_readiness_does_not(_: Arc<World>) -> Outcome {
+    let _alone = HELLO.lock().await;
+    let run = Run::new()?;
+    let file = run.folder.path().join("sick.yaml");
+    std::fs::write(&file, include_str!("sick.yaml"))?;
+    let checked = sick(&run, &file).await;
+    let cleaned = run.cleanup();
+    checked?;
+    cleaned
+}
+
+async fn sick(run: &Run, file: &Path) -> Outcome {
+    let status = run.start(file, &["--detach"])?.wait()?;
+    ensure!(status.success(), "run --detach: {status}: {}", run.said());
+    let began = Instant::now();
+    loop {
+        let output = run.verb(&["ps", "-o", "json"])?;
+        let list: serde_json::Value = serde_json::from_slice(&output.stdout)
+            .with_context(|| String::from_utf8_lossy(&output.stderr).into_owned())?;
+        let text = list.to_string();
+        let restarts = |name: &str| -> i64 { find(&list, name).and_then(|one| one["restarts"].as_i64()).unwrap_or(-1) };
+        if restarts("dying") >= 2 {
+            ensure!(restarts("unready") == 0, "readiness restarted a container: {text}");
+            ensure!(find(&list, "unready").is_some_and(|one| one["ready"] == serde_json::json!(false)), "{text}");
+            return Ok(());
+        }
+        ensure!(began.elapsed() < Duration::from_secs(60), "liveness restarted nothing: {text}");
+        tokio::time::sleep(Duration::from_millis(300)).await;
+    }
+}
+
+/// The first object below `value` whose name is `name` and that counts restarts.
+fn find<'a>(value: &'a serde_json::Value, name: &str) -> Option<&'a serde_json::Value> {
+    match value {
+        serde_json::Value::Object(fields) => {
+            if fields.get("name").is_some_and(|own| own == name) && fields.contains_key("restarts") {
+                return Some(value);
+            }
+            fields.values().find_map(|field| find(field, name))
+        }
+        serde_json::Value::Array(items) => items.iter().find_map(|item| find(item, name)),
+        _ => None,
+    }
+}
+
+pub(crate) async fn bad_input_gets_one_message(_: Arc<World>) -> Outcome {
+    let run = Run::new()?;
+    let cases: &[(&str, &str, &[&str])] = &[
+        ("broken", "apiVersion: v1\nkind: Pod\nmetadata: {name: a\n", &["broken.yaml", ":"]),
+        (
+            "unknown",
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: c\n    imige: x\n",
+            &["unknown.yaml:7", "imige", "image"],
+        ),
+        (
+            "absent",
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: c\n    image: localhost:1/none:1\n",
+            &["localhost:1/none:1"],
+        ),
+        (
+            "path",
+            "apiVersion: v1\nkind: Pod\nmetadata: {name: a}\nspec:\n  containers:\n  - name: c\n    image: podwright.local/demo:1\n    volumeMounts: [{name: v, mountPath: /v}]\n  volumes:\n  - name: v\n    hostPath: {path: /no/such/path, type: Directory}\n",
+            &["/no/such/path"],
+        ),
+    ];
+    for (name, text, words) in cases {
+        let file = run.folder.path().join(format!("{name}.yaml"));
+        std::fs::write(&file, text)?;
+        let mut child = run.start(&file, &["--timeout", "15s"])?;
+        let status = child.wait()?;
+        let said = run.said();
+        ensure!(!status.success(), "{name}: it succeeded: {said}");
+        for word in *words {
+            ensure!(said.contains(word), "{name}: {word:?} is not told: {said}");
+        }
+        ensure!(!said.contains("panicked") && !said.contains("RUST_BACKTRACE"), "{name}: {said}");
+    }
+    let output = Command::new(machine::built("podwright")?).args(["run", "/no/such/file.yaml"]).output()?;
+    ensure!(
+        !output.status.success() && String::from_utf8_lossy(&output.stderr).contains("/no/such/file.yaml"),
+        "{output:?}"
+    );
+    let output = run.verb(&["ps"])?;
+    ensure!(
+        !output.status.success() && String::from_utf8_lossy(&output.stderr).contains(&run.endpoint()),
+        "{output:?}"
+    );
+    overlapping(&run)?;
+    without_root()?;
+    run.cleanup()
+}
+
+/// A pod network that the host already routes is refused by the route's name.
+fn overlapping(run: &Run) -> Outcome {
+    machine::run("ip", &["link", "add", "pwtaken", "type", "dummy"])?;
+    machine::run("ip", &["addr", "add", "10.166.220.1/24", "dev", "pwtaken"])?;
+    machine::run("ip", &["link", "set", "pwtaken", "up"])?;
+    let mut places = run.places.clone();
+    places[7] = "10.166.220.0/22".into();
+    let output = Command::new(machine::built("podwright")?).arg("node").args(&places).output();
+    machine::run("ip", &["link", "del", "pwtaken"])?;
+    let output = output?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success() && said.contains("10.166.220.0/22") && said.contains("pwtaken"), "{said}");
+    Ok(())
+}
+
+fn without_root() -> Outcome {
+    let folder = tempfile::Builder::new().prefix("podwright-test-").tempdir()?;
+    let program = folder.path().join("podwright");
+    std::fs::copy(machine::built("podwright")?, &program)?;
+    machine::run("chmod", &["-R", "a+rx", &folder.path().display().to_string()])?;
+    let output = machine::output(
+        "setpriv",
+        &["--reuid=65534", "--regid=65534", "--clear-groups", &program.display().to_string(), "node"],
+    )?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success() && said.contains("root"), "{said}");
+    Ok(())
+}
