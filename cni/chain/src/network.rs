@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use cni_plugins::{BridgeError, BridgeNetwork, Pod, Repairs, Worker};
-use cni_spec::{ContainerName, InterfaceName, RuntimeConfig};
+use cni_plugins::{Attachment, BridgeError, BridgeNetwork, Pod, Ports, Repairs, Worker};
+use cni_spec::{ContainerName, InterfaceName, Protocol, RuntimeConfig};
 use serde_json::{Map, json};
 use tokio::sync::oneshot;
 
@@ -93,7 +93,7 @@ impl Network {
             results,
         }));
         if network.0.config.conf_dir.is_none() {
-            network.submit(None, Inner::refuse_overlap).await?;
+            refuse_overlap(&network.0.config).await?;
         }
         Ok(network)
     }
@@ -134,25 +134,47 @@ impl Network {
     pub async fn attach(&self, request: Attach) -> Result<Attached, NetworkError> {
         ContainerName::parse(request.sandbox.as_str()).map_err(NetworkError::Name)?;
         let sandbox = request.sandbox.clone();
-        self.submit(Some(&sandbox), move |inner, worker| inner.attach(worker, request)).await
+        let has_udp = request.ports.iter().any(|port| port.protocol == Protocol::Udp && port.host_port != 0);
+        let attached = self.submit(Some(&sandbox), move |inner, worker| inner.attach(worker, request)).await?;
+        let record = lock(&self.0.records).get(&sandbox).map(|entry| Arc::clone(&entry.record));
+        if has_udp && let Some(attachment) = record.and_then(|record| record.attachment.clone()) {
+            self.forget_flows(attachment, Ports::Mapped);
+        }
+        Ok(attached)
     }
 
     /// Detaches a pod, from the cache. One that isn't attached is no error.
     pub async fn detach(&self, sandbox: &str) -> Result<(), NetworkError> {
         let id = ContainerName::parse(sandbox).map_err(NetworkError::Name)?.to_string();
         let weak = Arc::downgrade(&self.0);
-        let links = self.submit(Some(sandbox), move |inner, worker| inner.detach(worker, &id)).await?;
-        if !links.is_empty() {
-            self.0.workers.run_later(LINK_GRACE, move |worker| {
-                let Some(inner) = weak.upgrade() else { return Fate::GoOn };
-                let (Some(bridge), Ok(worker)) = (inner.bridge(), worker) else { return Fate::GoOn };
-                for error in bridge.delete_links(worker, &links) {
-                    tracing::warn!(error = %sentence(&error), "a link of a pod that is gone can't be deleted");
-                }
-                Fate::GoOn
-            });
+        let detached = self.submit(Some(sandbox), move |inner, worker| inner.detach(worker, &id)).await?;
+        let Some(attachment) = detached else { return Ok(()) };
+        let links = vec![attachment.host_link.clone()];
+        if !attachment.ports.is_empty() {
+            self.forget_flows(attachment, Ports::Freed);
         }
+        self.0.workers.run_later(LINK_GRACE, move |worker| {
+            let Some(inner) = weak.upgrade() else { return Fate::GoOn };
+            let (Some(bridge), Ok(worker)) = (inner.bridge(), worker) else { return Fate::GoOn };
+            for error in bridge.delete_links(worker, &links) {
+                tracing::warn!(error = %sentence(&error), "a link of a pod that is gone can't be deleted");
+            }
+            Fate::GoOn
+        });
         Ok(())
+    }
+
+    /// Has stale flows by a pod's host ports forgotten, behind the answer to the request.
+    fn forget_flows(&self, attachment: Attachment, now: Ports) {
+        let weak = Arc::downgrade(&self.0);
+        self.0.workers.run_later(Duration::ZERO, move |worker| {
+            let Some(inner) = weak.upgrade() else { return Fate::GoOn };
+            let (Some(bridge), Ok(worker)) = (inner.bridge(), worker) else { return Fate::GoOn };
+            if let Err(error) = bridge.forget_flows(worker, &attachment, now) {
+                tracing::warn!(error = %sentence(&error), pod = %attachment.pod, "stale flows by host ports remain");
+            }
+            Fate::GoOn
+        });
     }
 
     /// What an attached pod was answered.
@@ -225,6 +247,17 @@ impl Network {
     }
 }
 
+async fn refuse_overlap(config: &NetworkConfig) -> Result<(), NetworkError> {
+    let cidr = config.pod_cidr.trunc();
+    let (connection, routes) = cni_plugins::host_routes().map_err(NetworkError::Setup)?;
+    // It ends with `routes`.
+    tokio::spawn(connection);
+    match routes.overlap(cidr, &config.bridge).await.map_err(NetworkError::Setup)? {
+        Some((route, interface)) => Err(NetworkError::Overlap { cidr, route, interface }),
+        None => Ok(()),
+    }
+}
+
 fn adopt(bridge: &BridgeNetwork, records: &BTreeMap<String, Record>) {
     for (sandbox, record) in records {
         if let Some(attachment) = &record.attachment
@@ -236,14 +269,6 @@ fn adopt(bridge: &BridgeNetwork, records: &BTreeMap<String, Record>) {
 }
 
 impl Inner {
-    fn refuse_overlap(&self, worker: &mut Worker) -> Result<(), NetworkError> {
-        let cidr = self.config.pod_cidr.trunc();
-        match cni_plugins::route_overlap(worker, cidr, &self.config.bridge).map_err(NetworkError::Setup)? {
-            Some((route, interface)) => Err(NetworkError::Overlap { cidr, route, interface }),
-            None => Ok(()),
-        }
-    }
-
     fn plan(&self) -> Result<Arc<Plan>, NetworkError> {
         let mut plan = lock(&self.plan);
         if let Some(plan) = plan.as_ref() {
@@ -289,8 +314,8 @@ impl Inner {
         if let Some(entry) = entry {
             match &entry.record.attached {
                 Some(attached) if entry.record.netns == namespace => return Ok(attached.clone()),
-                _ => self.detach(worker, &request.sandbox)?,
-            };
+                _ => drop(self.detach(worker, &request.sandbox)?),
+            }
         }
         let netns = request.netns;
         let mut record = Record {
@@ -426,14 +451,14 @@ impl Inner {
         failures
     }
 
-    /// Answers with the links that may live on.
-    fn detach(&self, worker: &mut Worker, sandbox: &str) -> Result<Vec<String>, NetworkError> {
+    /// Answers with what was there: its link may live on, and flows by its host ports.
+    fn detach(&self, worker: &mut Worker, sandbox: &str) -> Result<Option<Attachment>, NetworkError> {
         let record = lock(&self.records).get(sandbox).map(|entry| Arc::clone(&entry.record));
         let Some(record) = record else {
             // An attach that a crash cut off may have left an address.
             let bridge = self.bridge();
             let freed = bridge.map_or(Ok(()), |bridge| bridge.detach(worker, sandbox));
-            return freed.map(|()| Vec::new()).map_err(bundled("detach", sandbox));
+            return freed.map(|()| None).map_err(bundled("detach", sandbox));
         };
         let plan = self.plan()?;
         match self.del(worker, &plan, &record).into_iter().next() {
@@ -441,7 +466,7 @@ impl Inner {
             None => {
                 cache::remove(&self.results, sandbox)?;
                 lock(&self.records).remove(sandbox);
-                Ok(record.attachment.iter().map(|attachment| attachment.host_link.clone()).collect())
+                Ok(record.attachment.clone())
             }
         }
     }

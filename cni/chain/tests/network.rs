@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{TcpListener, TcpStream, UdpSocket};
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -185,6 +185,44 @@ fn a_link_whose_namespace_lives_on_is_deleted_later() {
         }
         // And the same sandbox again, in the same namespace.
         network.attach(pod("a", &netns, &[])).await.unwrap();
+        network.remove_everything().await;
+    });
+}
+
+#[test]
+fn a_client_that_keeps_its_socket_follows_the_port() {
+    in_a_host(|| async {
+        let dir = tempfile::tempdir().unwrap();
+        let network = Network::open(config(dir.path())).await.unwrap();
+        let server = |netns: &OwnedFd| {
+            let socket = netns::inside(netns.as_fd(), || UdpSocket::bind("0.0.0.0:80").unwrap()).unwrap();
+            socket.set_nonblocking(true).unwrap();
+            socket
+        };
+        let client = UdpSocket::bind("127.0.0.1:0").unwrap();
+        // Both namespaces live on, so that a packet of the client ends in one of them.
+        let (a, b) = (netns::make().unwrap(), netns::make().unwrap());
+        let (at_a, at_b) = (server(&a), server(&b));
+        let with_port = |sandbox, netns| {
+            let mut request = pod(sandbox, netns, &[8080]);
+            request.ports[0].protocol = Protocol::Udp;
+            request
+        };
+        for (sandbox, netns, here, elsewhere) in [("a", &a, &at_a, &at_b), ("b", &b, &at_b, &at_a)] {
+            // Before anybody has the port.
+            client.send_to(b"?", "127.0.0.1:8080").unwrap();
+            network.attach(with_port(sandbox, netns)).await.unwrap();
+            let start = Instant::now();
+            while here.recv(&mut [0; 8]).is_err() {
+                assert!(start.elapsed() < Duration::from_secs(5), "{sandbox}");
+                client.send_to(b"?", "127.0.0.1:8080").unwrap();
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            while elsewhere.recv(&mut [0; 8]).is_ok() {}
+            client.send_to(b"?", "127.0.0.1:8080").unwrap();
+            assert!(elsewhere.recv(&mut [0; 8]).is_err());
+            network.detach(sandbox).await.unwrap();
+        }
         network.remove_everything().await;
     });
 }

@@ -1,5 +1,7 @@
 //! The bridge plugin: links between the pods and the host.
 
+mod flows;
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr};
@@ -12,6 +14,8 @@ use cni_spec::PortMapping;
 use ipnet::{IpNet, Ipv4Net};
 use runtime_sys::netns::Visitor;
 use serde::{Deserialize, Serialize};
+
+pub use flows::Ports;
 
 use crate::config::BridgeConfig;
 use crate::error::BridgeError;
@@ -114,23 +118,6 @@ pub fn loopback(worker: &Worker, netns: BorrowedFd<'_>) -> Result<(), BridgeErro
     worker.visitor.visit(netns, up).map_err(BridgeError::Visit)?.map_err(failed)
 }
 
-/// The first route of the host that overlaps a network, with its link; routes by `own_bridge` don't count.
-pub fn route_overlap(
-    worker: &mut Worker,
-    net: IpNet,
-    own_bridge: &str,
-) -> Result<Option<(IpNet, String)>, BridgeError> {
-    let failed = || BridgeError::netlink("read the host's routes");
-    let links = link::all(&mut worker.route).map_err(failed())?;
-    for (route, index) in link::routes(&mut worker.route).map_err(failed())? {
-        let name = links.iter().find(|link| link.index == index).map_or("no link", |link| link.name.as_str());
-        if name != own_bridge && (route.contains(&net) || net.contains(&route)) {
-            return Ok(Some((route, name.to_owned())));
-        }
-    }
-    Ok(None)
-}
-
 /// `pw` and a hash of sandbox and try: the old link of a sandbox may still be there when it is attached anew.
 fn link_name(sandbox: &str, turn: u32) -> String {
     let bytes = sandbox.bytes().chain(turn.to_ne_bytes());
@@ -222,7 +209,7 @@ impl BridgeNetwork {
         let own = Ipv4Net::new(self.config.gateway(), self.config.pods().prefix_len())
             .expect("the prefix is that of a network");
         let mut messages = vec![link::up(bridge.index)];
-        if !link::addresses(route, bridge.index).map_err(failed())?.contains(&own) {
+        if !link::addresses(route).map_err(failed())?.contains(&(bridge.index, own)) {
             messages.push(link::address(bridge.index, own));
         }
         match route.run(&messages) {

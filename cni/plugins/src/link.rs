@@ -5,64 +5,28 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use ipnet::{IpNet, Ipv4Net};
+use ipnet::Ipv4Net;
+use netlink_packet_core::{
+    DecodeError, Emitable, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NlasIterator, Parseable, ParseableParametrized,
+};
+use netlink_packet_route::address::{AddressAttribute, AddressMessage};
+use netlink_packet_route::link::{
+    BridgePortState, InfoBridgePort, InfoData, InfoKind, InfoPortData, InfoPortKind, InfoVeth, LinkAttribute,
+    LinkExtentMask, LinkFlags, LinkHeader, LinkInfo, LinkMessage, State,
+};
+use netlink_packet_route::route::{RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
-use crate::netlink::{self, Answer, CREATE, DUMP, EXCL, Message, Netlink, NetlinkError, errno};
+use crate::netlink::{Answer, Message, Netlink, NetlinkError, errno};
 
-const RTM_NEWLINK: u16 = 16;
-const RTM_DELLINK: u16 = 17;
-const RTM_GETLINK: u16 = 18;
-const RTM_NEWADDR: u16 = 20;
-const RTM_GETADDR: u16 = 22;
-const RTM_NEWROUTE: u16 = 24;
-const RTM_GETROUTE: u16 = 26;
-
-const IFLA_ADDRESS: u16 = 1;
-const IFLA_IFNAME: u16 = 3;
-const IFLA_MTU: u16 = 4;
-const IFLA_MASTER: u16 = 10;
-const IFLA_OPERSTATE: u16 = 16;
-const IFLA_LINKINFO: u16 = 18;
-const IFLA_NET_NS_FD: u16 = 28;
-const IFLA_EXT_MASK: u16 = 29;
-const IFLA_NUM_TX_QUEUES: u16 = 31;
-const IFLA_NUM_RX_QUEUES: u16 = 32;
-const IFLA_INFO_KIND: u16 = 1;
-const IFLA_INFO_DATA: u16 = 2;
-const IFLA_INFO_SLAVE_KIND: u16 = 4;
-const IFLA_INFO_SLAVE_DATA: u16 = 5;
-const VETH_INFO_PEER: u16 = 1;
-const IFLA_BRPORT_STATE: u16 = 1;
-/// Hairpin mode.
-const IFLA_BRPORT_MODE: u16 = 4;
-const IFA_ADDRESS: u16 = 1;
-const IFA_LOCAL: u16 = 2;
-const IFA_BROADCAST: u16 = 4;
-const RTA_DST: u16 = 1;
-const RTA_OIF: u16 = 4;
-const RTA_GATEWAY: u16 = 5;
-
-const AF_INET: u8 = 2;
-const IFF_UP: u32 = 1;
-const TABLE_MAIN: u8 = 254;
-const PROTOCOL_BOOT: u8 = 3;
-const SCOPE_UNIVERSE: u8 = 0;
-const TYPE_UNICAST: u8 = 1;
-
-/// `RTEXT_FILTER_SKIP_STATS`: counters of a link are most of its answer and of the time to make it.
-const WITHOUT_COUNTERS: u32 = 8;
-/// `IF_OPER_UP` and `BR_STATE_FORWARDING`.
-const OPERATING: u8 = 6;
-const FORWARDING: u8 = 3;
 /// How long a link may take until it passes packets; longer means a machine in trouble, and the pod is started all the
 /// same: packets are sent again.
 const PASSING_MAX: Duration = Duration::from_millis(100);
 const PASSING_POLL: Duration = Duration::from_micros(200);
 
-/// Bytes of `struct ifinfomsg`, `struct ifaddrmsg` and `struct rtmsg`.
-const LINK_BYTES: usize = 16;
-const ADDRESS_BYTES: usize = 8;
-const ROUTE_BYTES: usize = 12;
+/// The attributes of a link that are read: address, name, master, operating state, kind. To parse all the others (the
+/// settings of IPv4 and IPv6, above all) would cost each attach some 50 µs.
+const READ: [u16; 5] = [1, 3, 10, 16, 18];
 
 /// The loopback link has this index in every namespace.
 pub(crate) const LOOPBACK_INDEX: u32 = 1;
@@ -87,12 +51,13 @@ impl std::fmt::Display for Mac {
     }
 }
 
-fn link_body(index: u32, flags: u32, change: u32) -> Vec<u8> {
-    let mut body = vec![0; 4];
-    body.extend_from_slice(&index.to_ne_bytes());
-    body.extend_from_slice(&flags.to_ne_bytes());
-    body.extend_from_slice(&change.to_ne_bytes());
-    body
+fn message(index: u32, flags: LinkFlags, attributes: Vec<LinkAttribute>) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.header.index = index;
+    message.header.flags = flags;
+    message.header.change_mask = flags;
+    message.attributes = attributes;
+    message
 }
 
 /// The pod's end of a pair.
@@ -106,81 +71,93 @@ pub(crate) struct Peer<'a> {
 /// A veth pair in one message: the host's end up and on the bridge, the pod's end born in the pod under its name. One
 /// queue each, since the kernel else makes one per processor.
 pub(crate) fn veth(host: &str, bridge_index: u32, peer: &Peer<'_>, mtu: Option<u32>) -> Message {
-    let common = |message: Message| {
-        let message = message.native(IFLA_NUM_TX_QUEUES, 1).native(IFLA_NUM_RX_QUEUES, 1);
-        mtu.into_iter().fold(message, |message, mtu| message.native(IFLA_MTU, mtu))
+    let common = || {
+        let queues = [LinkAttribute::NumTxQueues(1), LinkAttribute::NumRxQueues(1)];
+        queues.into_iter().chain(mtu.map(LinkAttribute::Mtu))
     };
-    let message = Message::new(format!("RTM_NEWLINK(veth {host})"), RTM_NEWLINK, CREATE | EXCL)
-        .body(&link_body(0, IFF_UP, IFF_UP))
-        .text(IFLA_IFNAME, host)
-        .native(IFLA_MASTER, bridge_index);
-    common(message).nest(IFLA_LINKINFO, |info| {
-        info.attr(IFLA_INFO_KIND, b"veth").nest(IFLA_INFO_DATA, |data| {
-            data.nest(VETH_INFO_PEER, |inner| {
-                let inner = inner
-                    .body(&link_body(0, 0, 0))
-                    .text(IFLA_IFNAME, peer.name)
-                    .attr(IFLA_ADDRESS, &peer.mac.0)
-                    .attr(IFLA_NET_NS_FD, &peer.netns.as_raw_fd().to_ne_bytes());
-                common(inner)
-            })
-        })
-    })
+    let mut inner = vec![
+        LinkAttribute::IfName(peer.name.to_owned()),
+        LinkAttribute::Address(peer.mac.0.to_vec()),
+        LinkAttribute::NetNsFd(peer.netns.as_raw_fd()),
+    ];
+    inner.extend(common());
+    let inner = InfoVeth::Peer(message(0, LinkFlags::empty(), inner));
+    let mut attributes = vec![LinkAttribute::IfName(host.to_owned()), LinkAttribute::Controller(bridge_index)];
+    attributes.extend(common());
+    attributes
+        .push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Veth), LinkInfo::Data(InfoData::Veth(inner))]));
+    let pair = RouteNetlinkMessage::NewLink(message(0, LinkFlags::Up, attributes));
+    Message::route(format!("RTM_NEWLINK(veth {host})"), NLM_F_CREATE | NLM_F_EXCL, &pair)
 }
 
 /// Lets the bridge send a frame back out of the port it came in by, so that a pod reaches itself by an address of the host.
 pub(crate) fn hairpin(host: &str) -> Message {
-    Message::new(format!("RTM_NEWLINK({host}, hairpin on)"), RTM_NEWLINK, 0)
-        .body(&link_body(0, 0, 0))
-        .text(IFLA_IFNAME, host)
-        .nest(IFLA_LINKINFO, |info| {
-            info.attr(IFLA_INFO_SLAVE_KIND, b"bridge")
-                .nest(IFLA_INFO_SLAVE_DATA, |data| data.attr(IFLA_BRPORT_MODE, &[1]))
-        })
+    let attributes = vec![
+        LinkAttribute::IfName(host.to_owned()),
+        LinkAttribute::LinkInfo(vec![
+            LinkInfo::PortKind(InfoPortKind::Bridge),
+            LinkInfo::PortData(InfoPortData::BridgePort(vec![InfoBridgePort::HairpinMode(true)])),
+        ]),
+    ];
+    let port = RouteNetlinkMessage::NewLink(message(0, LinkFlags::empty(), attributes));
+    Message::route(format!("RTM_NEWLINK({host}, hairpin on)"), 0, &port)
 }
 
 /// Sets a link up.
 pub(crate) fn up(index: u32) -> Message {
-    Message::new(format!("RTM_NEWLINK(index {index}, up)"), RTM_NEWLINK, 0).body(&link_body(index, IFF_UP, IFF_UP))
+    let link = RouteNetlinkMessage::NewLink(message(index, LinkFlags::Up, Vec::new()));
+    Message::route(format!("RTM_NEWLINK(index {index}, up)"), 0, &link)
 }
 
 /// Adds an address to a link.
 pub(crate) fn address(index: u32, net: Ipv4Net) -> Message {
-    let mut body = vec![AF_INET, net.prefix_len(), 0, 0];
-    body.extend_from_slice(&index.to_ne_bytes());
-    Message::new(format!("RTM_NEWADDR({net})"), RTM_NEWADDR, CREATE | EXCL)
-        .body(&body)
-        .attr(IFA_LOCAL, &net.addr().octets())
-        .attr(IFA_ADDRESS, &net.addr().octets())
-        .attr(IFA_BROADCAST, &net.broadcast().octets())
+    let mut message = AddressMessage::default();
+    message.header.family = AddressFamily::Inet;
+    message.header.prefix_len = net.prefix_len();
+    message.header.index = index;
+    message.attributes = vec![
+        AddressAttribute::Local(net.addr().into()),
+        AddressAttribute::Address(net.addr().into()),
+        AddressAttribute::Broadcast(net.broadcast()),
+    ];
+    let message = RouteNetlinkMessage::NewAddress(message);
+    Message::route(format!("RTM_NEWADDR({net})"), NLM_F_CREATE | NLM_F_EXCL, &message)
 }
 
 /// Adds a route by a gateway.
 pub(crate) fn route(to: Ipv4Net, gateway: Ipv4Addr) -> Message {
-    let body = [AF_INET, to.prefix_len(), 0, 0, TABLE_MAIN, PROTOCOL_BOOT, SCOPE_UNIVERSE, TYPE_UNICAST, 0, 0, 0, 0];
-    let message = Message::new(format!("RTM_NEWROUTE({to} via {gateway})"), RTM_NEWROUTE, CREATE | EXCL).body(&body);
-    let message = if to.prefix_len() == 0 { message } else { message.attr(RTA_DST, &to.network().octets()) };
-    message.attr(RTA_GATEWAY, &gateway.octets())
+    let mut message = RouteMessage::default();
+    message.header.address_family = AddressFamily::Inet;
+    message.header.destination_prefix_length = to.prefix_len();
+    message.header.table = RouteHeader::RT_TABLE_MAIN;
+    message.header.protocol = RouteProtocol::Boot;
+    message.header.scope = RouteScope::Universe;
+    message.header.kind = RouteType::Unicast;
+    if to.prefix_len() != 0 {
+        message.attributes.push(RouteAttribute::Destination(IpAddr::V4(to.network()).into()));
+    }
+    message.attributes.push(RouteAttribute::Gateway(IpAddr::V4(gateway).into()));
+    let message = RouteNetlinkMessage::NewRoute(message);
+    Message::route(format!("RTM_NEWROUTE({to} via {gateway})"), NLM_F_CREATE | NLM_F_EXCL, &message)
 }
 
 /// Makes a bridge, up. Its hardware address is set: one that follows the ports would change with each pod.
 pub(crate) fn bridge(name: &str, mac: Mac, mtu: Option<u32>) -> Message {
-    let message = Message::new(format!("RTM_NEWLINK(bridge {name})"), RTM_NEWLINK, CREATE | EXCL)
-        .body(&link_body(0, 0, 0))
-        .text(IFLA_IFNAME, name)
-        .attr(IFLA_ADDRESS, &mac.0);
-    mtu.into_iter()
-        .fold(message, |message, mtu| message.native(IFLA_MTU, mtu))
-        .nest(IFLA_LINKINFO, |info| info.attr(IFLA_INFO_KIND, b"bridge"))
+    let mut attributes = vec![LinkAttribute::IfName(name.to_owned()), LinkAttribute::Address(mac.0.to_vec())];
+    attributes.extend(mtu.map(LinkAttribute::Mtu));
+    attributes.push(LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Bridge)]));
+    let bridge = RouteNetlinkMessage::NewLink(message(0, LinkFlags::empty(), attributes));
+    Message::route(format!("RTM_NEWLINK(bridge {name})"), NLM_F_CREATE | NLM_F_EXCL, &bridge)
 }
 
 /// Deletes a link, and waits for the kernel to do so: 8 to 20 ms. Never on the way of a request that succeeds.
 pub(crate) fn delete(name: &str) -> Message {
-    Message::new(format!("RTM_DELLINK({name})"), RTM_DELLINK, 0).body(&link_body(0, 0, 0)).text(IFLA_IFNAME, name)
+    let link = message(0, LinkFlags::empty(), vec![LinkAttribute::IfName(name.to_owned())]);
+    Message::route(format!("RTM_DELLINK({name})"), 0, &RouteNetlinkMessage::DelLink(link))
 }
 
 /// A link, as far as it is of interest.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub(crate) struct Link {
     pub(crate) index: u32,
     pub(crate) name: String,
@@ -191,32 +168,56 @@ pub(crate) struct Link {
     pub(crate) passes: bool,
 }
 
-fn parse_link(answer: &Answer) -> Option<Link> {
-    if answer.kind != RTM_NEWLINK {
-        return None;
+fn parse_link(answer: &Answer) -> Result<Link, DecodeError> {
+    let header = LinkHeader::parse(&answer.body)?;
+    let mut link = Link { index: header.index, ..Link::default() };
+    let (mut operates, mut forwards) = (false, true);
+    for attribute in NlasIterator::new(answer.body.get(header.buffer_len()..).unwrap_or_default()) {
+        let attribute = attribute?;
+        if !READ.contains(&attribute.kind()) {
+            continue;
+        }
+        match LinkAttribute::parse_with_param(&attribute, header.interface_family)? {
+            LinkAttribute::IfName(name) => link.name = name,
+            LinkAttribute::Controller(master) => link.master = Some(master),
+            LinkAttribute::Address(mac) => link.mac = <[u8; 6]>::try_from(mac.as_slice()).ok().map(Mac),
+            LinkAttribute::OperState(state) => operates = state == State::Up,
+            LinkAttribute::LinkInfo(infos) => {
+                for info in infos {
+                    match info {
+                        LinkInfo::Kind(kind) => link.kind = kind.to_string(),
+                        LinkInfo::PortData(InfoPortData::BridgePort(port)) => {
+                            forwards = port.iter().all(|word| match word {
+                                InfoBridgePort::State(state) => *state == BridgePortState::Forwarding,
+                                _ => true,
+                            });
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            _ => {}
+        }
     }
-    let attrs = answer.body.get(LINK_BYTES..)?;
-    let info = netlink::find(attrs, IFLA_LINKINFO).unwrap_or_default();
-    let port = netlink::find(info, IFLA_INFO_SLAVE_DATA).unwrap_or_default();
-    let operates = netlink::find(attrs, IFLA_OPERSTATE) == Some(&[OPERATING]);
-    Some(Link {
-        index: netlink::native(answer.body.get(4..8)?)?,
-        name: netlink::text(netlink::find(attrs, IFLA_IFNAME)?),
-        master: netlink::find(attrs, IFLA_MASTER).and_then(netlink::native),
-        kind: netlink::find(info, IFLA_INFO_KIND).map(netlink::text).unwrap_or_default(),
-        passes: operates && netlink::find(port, IFLA_BRPORT_STATE).is_none_or(|state| state == [FORWARDING]),
-        mac: netlink::find(attrs, IFLA_ADDRESS).and_then(|mac| mac.try_into().ok()).map(Mac),
-    })
+    link.passes = operates && forwards;
+    Ok(link)
+}
+
+fn get(attributes: Vec<LinkAttribute>) -> RouteNetlinkMessage {
+    let mut message = message(0, LinkFlags::empty(), attributes);
+    // Counters of a link are most of its answer and of the time to make it.
+    message.attributes.push(LinkAttribute::ExtMask(vec![LinkExtentMask::SkipStats]));
+    RouteNetlinkMessage::GetLink(message)
 }
 
 /// The link of this name, if there is one.
 pub(crate) fn by_name(netlink: &mut Netlink, name: &str) -> Result<Option<Link>, NetlinkError> {
-    let request = Message::new(format!("RTM_GETLINK({name})"), RTM_GETLINK, 0)
-        .body(&link_body(0, 0, 0))
-        .text(IFLA_IFNAME, name)
-        .native(IFLA_EXT_MASK, WITHOUT_COUNTERS);
-    match netlink.ask(&request) {
-        Ok(answers) => Ok(answers.iter().find_map(parse_link)),
+    let request = get(vec![LinkAttribute::IfName(name.to_owned())]);
+    match netlink.ask(&Message::route(format!("RTM_GETLINK({name})"), 0, &request)) {
+        Ok(answers) => answers.first().map(parse_link).transpose().map_err(|error| NetlinkError {
+            said: error.to_string(),
+            ..NetlinkError::new(format!("RTM_GETLINK({name})"), errno::EPROTO)
+        }),
         Err(error) if error.errno() == errno::ENODEV => Ok(None),
         Err(error) => Err(error),
     }
@@ -232,37 +233,25 @@ pub(crate) fn wait_passing(netlink: &mut Netlink, name: &str) -> Result<(), Netl
     Ok(())
 }
 
-/// All links of the namespace.
+/// All links of the namespace. One that can't be read is of a kind that is none of ours.
 pub(crate) fn all(netlink: &mut Netlink) -> Result<Vec<Link>, NetlinkError> {
-    let request = Message::new("RTM_GETLINK(all)", RTM_GETLINK, DUMP).body(&link_body(0, 0, 0));
-    Ok(netlink.ask(&request)?.iter().filter_map(parse_link).collect())
+    let request = Message::route("RTM_GETLINK(all)", NLM_F_DUMP, &get(Vec::new()));
+    Ok(netlink.ask(&request)?.iter().filter_map(|answer| parse_link(answer).ok()).collect())
 }
 
-/// The IPv4 addresses of a link.
-pub(crate) fn addresses(netlink: &mut Netlink, index: u32) -> Result<Vec<Ipv4Net>, NetlinkError> {
-    let request = Message::new("RTM_GETADDR(all)", RTM_GETADDR, DUMP).body(&[AF_INET, 0, 0, 0, 0, 0, 0, 0]);
-    let answers = netlink.ask(&request)?;
+/// The IPv4 addresses of the namespace, with the index of their link.
+pub(crate) fn addresses(netlink: &mut Netlink) -> Result<Vec<(u32, Ipv4Net)>, NetlinkError> {
+    let mut request = AddressMessage::default();
+    request.header.family = AddressFamily::Inet;
+    let request = RouteNetlinkMessage::GetAddress(request);
+    let answers = netlink.ask(&Message::route("RTM_GETADDR(all)", NLM_F_DUMP, &request))?;
     let parse = |answer: &Answer| {
-        let found = netlink::native(answer.body.get(4..8)?)?;
-        let octets: [u8; 4] = netlink::find(answer.body.get(ADDRESS_BYTES..)?, IFA_LOCAL)?.try_into().ok()?;
-        if found == index { Ipv4Net::new(octets.into(), *answer.body.get(1)?).ok() } else { None }
-    };
-    Ok(answers.iter().filter_map(parse).collect())
-}
-
-/// A route of the main table: where it leads, and by which link.
-pub(crate) fn routes(netlink: &mut Netlink) -> Result<Vec<(IpNet, u32)>, NetlinkError> {
-    let mut body = vec![0; ROUTE_BYTES];
-    body[0] = AF_INET;
-    let request = Message::new("RTM_GETROUTE(all)", RTM_GETROUTE, DUMP).body(&body);
-    let answers = netlink.ask(&request)?;
-    let parse = |answer: &Answer| {
-        let attrs = answer.body.get(ROUTE_BYTES..)?;
-        let octets: [u8; 4] = netlink::find(attrs, RTA_DST)?.try_into().ok()?;
-        let net = Ipv4Net::new(octets.into(), *answer.body.get(1)?).ok()?;
-        let unicast = *answer.body.get(7)? == TYPE_UNICAST;
-        let link = netlink::find(attrs, RTA_OIF).and_then(netlink::native).unwrap_or_default();
-        unicast.then_some((IpNet::V4(net), link))
+        let message = AddressMessage::parse(answer.body.as_slice()).ok()?;
+        let local = message.attributes.iter().find_map(|attribute| match attribute {
+            AddressAttribute::Local(ip) => v4(*ip),
+            _ => None,
+        });
+        Some((message.header.index, Ipv4Net::new(local?, message.header.prefix_len).ok()?))
     };
     Ok(answers.iter().filter_map(parse).collect())
 }
@@ -272,5 +261,46 @@ pub(crate) fn v4(ip: IpAddr) -> Option<Ipv4Addr> {
     match ip {
         IpAddr::V4(ip) => Some(ip),
         IpAddr::V6(_) => None,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn parsed(attributes: Vec<LinkAttribute>, cut: usize) -> Option<Link> {
+        let message = message(7, LinkFlags::Up, attributes);
+        let mut body = vec![0; message.buffer_len()];
+        message.emit(&mut body);
+        body.truncate(body.len() - cut);
+        parse_link(&Answer { kind: 16, body }).ok()
+    }
+
+    #[test]
+    fn links_and_nonsense() {
+        let port = |state| {
+            let data = InfoPortData::BridgePort(vec![InfoBridgePort::State(state)]);
+            let infos = vec![
+                LinkInfo::Kind(InfoKind::Veth),
+                LinkInfo::PortKind(InfoPortKind::Bridge),
+                LinkInfo::PortData(data),
+            ];
+            vec![
+                LinkAttribute::IfName("pw0".into()),
+                LinkAttribute::Mtu(1500),
+                LinkAttribute::OperState(State::Up),
+                LinkAttribute::LinkInfo(infos),
+            ]
+        };
+        let link = parsed(port(BridgePortState::Forwarding), 0).unwrap();
+        assert_eq!((link.index, link.name.as_str(), link.kind.as_str(), link.passes), (7, "pw0", "veth", true));
+        assert!(!parsed(port(BridgePortState::Learning), 0).unwrap().passes);
+        // Of whatever is missing or cut off, there is an error and no panic.
+        assert_eq!(parsed(Vec::new(), 0).unwrap(), Link { index: 7, ..Link::default() });
+        for cut in 1..60 {
+            parsed(port(BridgePortState::Forwarding), cut);
+        }
+        assert_eq!(parsed(Vec::new(), 1), None);
+        assert_eq!(parsed(vec![LinkAttribute::Address(vec![1, 2])], 0).unwrap().mac, None);
     }
 }

@@ -1,8 +1,13 @@
 //! Netlink messages and the socket they go through.
 //!
-//! Messages are written here byte by byte: nftables has no crate for it that is not C, and the few messages of links,
-//! addresses and routes share the writer, without a type per attribute on the hot path.
+//! Links, addresses and routes are messages of netlink-packet-route. Those of nftables and of connection tracking are
+//! written here attribute by attribute: there is no crate for them that is not C.
 
+use netlink_packet_core::{
+    Emitable, ErrorBuffer, NLM_F_ACK, NLM_F_ACK_TLVS, NLM_F_CAPPED, NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR,
+    NetlinkBuffer, NetlinkHeader, NetlinkSerializable, NlasIterator,
+};
+use netlink_packet_route::RouteNetlinkMessage;
 use netlink_sys::protocols::{NETLINK_NETFILTER, NETLINK_ROUTE};
 use netlink_sys::{Socket, SocketAddr};
 use runtime_sys::SysError;
@@ -12,19 +17,7 @@ const ANSWER_BYTES_MAX: usize = 32 * 1024;
 /// Bytes of `struct nlmsghdr`.
 const HEADER_BYTES: usize = 16;
 
-pub(crate) const REQUEST: u16 = 1;
-pub(crate) const ACK: u16 = 4;
-pub(crate) const DUMP: u16 = 0x300;
-pub(crate) const EXCL: u16 = 0x200;
-pub(crate) const CREATE: u16 = 0x400;
-pub(crate) const APPEND: u16 = 0x800;
-
-const TYPE_ERROR: u16 = 2;
-const TYPE_DONE: u16 = 3;
-const FLAG_CAPPED: u16 = 0x100;
-const FLAG_ACK_TLVS: u16 = 0x200;
-const ATTRIBUTE_NESTED: u16 = 0x8000;
-const ATTRIBUTE_KIND: u16 = 0x3fff;
+const ATTRIBUTE_NESTED: u16 = netlink_packet_core::NLA_F_NESTED;
 const ERROR_TEXT: u16 = 1;
 
 /// A request that failed, or a socket that did.
@@ -69,17 +62,22 @@ pub(crate) mod errno {
 pub(crate) struct Message {
     /// The request in words, for errors.
     pub(crate) what: String,
+    kind: u16,
+    flags: u16,
+    /// What follows the header.
     bytes: Vec<u8>,
 }
 
 impl Message {
     pub(crate) fn new(what: impl Into<String>, kind: u16, flags: u16) -> Self {
-        let mut bytes = Vec::with_capacity(256);
-        bytes.extend_from_slice(&[0; 4]);
-        bytes.extend_from_slice(&kind.to_ne_bytes());
-        bytes.extend_from_slice(&(flags | REQUEST).to_ne_bytes());
-        bytes.extend_from_slice(&[0; 8]);
-        Self { what: what.into(), bytes }
+        Self { what: what.into(), kind, flags: flags | NLM_F_REQUEST, bytes: Vec::with_capacity(256) }
+    }
+
+    /// One of links, addresses and routes.
+    pub(crate) fn route(what: impl Into<String>, flags: u16, message: &RouteNetlinkMessage) -> Self {
+        let mut bytes = vec![0; NetlinkSerializable::buffer_len(message)];
+        message.serialize(&mut bytes);
+        Self { what: what.into(), kind: message.message_type(), flags: flags | NLM_F_REQUEST, bytes }
     }
 
     pub(crate) fn body(mut self, body: &[u8]) -> Self {
@@ -129,24 +127,24 @@ impl Message {
 
     fn write(&self, to: &mut Vec<u8>, sequence: u32, extra_flags: u16) {
         let start = to.len();
+        let mut header = NetlinkHeader::default();
+        header.length = u32::try_from(HEADER_BYTES + self.bytes.len()).expect("far below 4 GiB");
+        header.message_type = self.kind;
+        header.flags = self.flags | extra_flags;
+        header.sequence_number = sequence;
+        to.resize(start + HEADER_BYTES, 0);
+        header.emit(&mut to[start..]);
         to.extend_from_slice(&self.bytes);
-        let length = u32::try_from(self.bytes.len()).expect("far below 4 GiB");
-        to[start..start + 4].copy_from_slice(&length.to_ne_bytes());
-        let flags = u16::from_ne_bytes([to[start + 6], to[start + 7]]) | extra_flags;
-        to[start + 6..start + 8].copy_from_slice(&flags.to_ne_bytes());
-        to[start + 8..start + 12].copy_from_slice(&sequence.to_ne_bytes());
         to.resize(to.len().next_multiple_of(4), 0);
     }
 }
 
 /// The attributes of a message or of a nested attribute; ends at the first one that makes no sense.
-pub(crate) fn attributes(mut bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
-    std::iter::from_fn(move || {
-        let length = usize::from(u16::from_ne_bytes([*bytes.first()?, *bytes.get(1)?]));
-        let kind = u16::from_ne_bytes([*bytes.get(2)?, *bytes.get(3)?]) & ATTRIBUTE_KIND;
-        let value = bytes.get(4..length)?;
-        bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
-        Some((kind, value))
+pub(crate) fn attributes(bytes: &[u8]) -> impl Iterator<Item = (u16, &[u8])> {
+    NlasIterator::new(bytes).map_while(|attribute| {
+        let attribute = attribute.ok()?;
+        let (kind, end) = (attribute.kind(), usize::from(attribute.length()));
+        Some((kind, attribute.into_inner().get(4..end)?))
     })
 }
 
@@ -218,7 +216,7 @@ impl Netlink {
         let mut sending = std::mem::take(&mut self.sending);
         for (index, message) in messages.iter().enumerate() {
             self.sequence = self.sequence.wrapping_add(1);
-            message.write(&mut sending, self.sequence, if index == acknowledged { ACK } else { 0 });
+            message.write(&mut sending, self.sequence, if index == acknowledged { NLM_F_ACK } else { 0 });
         }
         let sent = self.socket.send(&sending, 0);
         self.sending = sending;
@@ -232,7 +230,7 @@ impl Netlink {
                 else {
                     continue;
                 };
-                if part.kind != TYPE_ERROR {
+                if part.kind != NLMSG_ERROR {
                     continue;
                 }
                 match part.error(&message.what) {
@@ -256,24 +254,34 @@ impl Netlink {
 
     /// Sends one request and collects its answers: a dump until its end, else one.
     pub(crate) fn ask(&mut self, message: &Message) -> Result<Vec<Answer>, NetlinkError> {
+        let mut answers = Vec::new();
+        self.ask_each(message, |kind, body| answers.push(Answer { kind, body: body.to_vec() }))?;
+        Ok(answers)
+    }
+
+    /// Sends one request and shows its answers one by one, for a dump of which little is kept.
+    pub(crate) fn ask_each(&mut self, message: &Message, mut each: impl FnMut(u16, &[u8])) -> Result<(), NetlinkError> {
         self.sequence = self.sequence.wrapping_add(1);
         let mut bytes = Vec::new();
         message.write(&mut bytes, self.sequence, 0);
-        let dump = u16::from_ne_bytes([bytes[6], bytes[7]]) & DUMP == DUMP;
+        let dump = message.flags & NLM_F_DUMP == NLM_F_DUMP;
         let what = || message.what.clone();
         self.socket.send(&bytes, 0).map_err(|error| NetlinkError::io(&format!("send({})", what()), &error))?;
-        let mut answers = Vec::new();
+        let mut answered = false;
         loop {
             self.receive(&what)?;
             for part in parts(&self.buffer).filter(|part| part.sequence == self.sequence) {
                 match part.kind {
-                    TYPE_DONE => return Ok(answers),
-                    TYPE_ERROR => return part.error(&message.what).map_or(Ok(answers), Err),
-                    kind => answers.push(Answer { kind, body: part.body.to_vec() }),
+                    NLMSG_DONE => return Ok(()),
+                    NLMSG_ERROR => return part.error(&message.what).map_or(Ok(()), Err),
+                    kind => {
+                        answered = true;
+                        each(kind, part.body);
+                    }
                 }
             }
-            if !dump && !answers.is_empty() {
-                return Ok(answers);
+            if !dump && answered {
+                return Ok(());
             }
         }
     }
@@ -289,14 +297,11 @@ struct Part<'a> {
 impl Part<'_> {
     /// The error that this part tells of; `None` for an acknowledgement.
     fn error(&self, what: &str) -> Option<NetlinkError> {
-        let number = i32::from_ne_bytes(self.body.get(..4)?.try_into().ok()?);
-        if number == 0 {
-            return None;
-        }
-        let mut error = NetlinkError::new(what, number.saturating_neg());
-        if self.flags & FLAG_ACK_TLVS != 0 {
+        let number = ErrorBuffer::new_checked(self.body).ok()?.code()?;
+        let mut error = NetlinkError::new(what, number.get().saturating_neg());
+        if self.flags & NLM_F_ACK_TLVS != 0 {
             let request = self.body.get(4..8).and_then(native).and_then(|length| usize::try_from(length).ok());
-            let copied = if self.flags & FLAG_CAPPED != 0 { HEADER_BYTES } else { request.unwrap_or(HEADER_BYTES) };
+            let copied = if self.flags & NLM_F_CAPPED != 0 { HEADER_BYTES } else { request.unwrap_or(HEADER_BYTES) };
             let tail = copied.checked_add(4).map(|at| at.next_multiple_of(4)).and_then(|at| self.body.get(at..));
             error.said = tail.and_then(|tail| find(tail, ERROR_TEXT)).map(text).unwrap_or_default();
         }
@@ -304,13 +309,15 @@ impl Part<'_> {
     }
 }
 
+/// The messages of one datagram; ends at the first one that makes no sense.
 fn parts(mut bytes: &[u8]) -> impl Iterator<Item = Part<'_>> {
     std::iter::from_fn(move || {
-        let length = usize::try_from(native(bytes)?).ok()?;
+        let buffer = NetlinkBuffer::new_checked(bytes).ok()?;
+        let length = usize::try_from(buffer.length()).ok()?;
         let part = Part {
-            kind: u16::from_ne_bytes([*bytes.get(4)?, *bytes.get(5)?]),
-            flags: u16::from_ne_bytes([*bytes.get(6)?, *bytes.get(7)?]),
-            sequence: native(bytes.get(8..12)?)?,
+            kind: buffer.message_type(),
+            flags: buffer.flags(),
+            sequence: buffer.sequence_number(),
             body: bytes.get(HEADER_BYTES..length)?,
         };
         bytes = bytes.get(length.next_multiple_of(4)..).unwrap_or_default();
@@ -320,18 +327,20 @@ fn parts(mut bytes: &[u8]) -> impl Iterator<Item = Part<'_>> {
 
 #[cfg(test)]
 mod tests {
+    use netlink_packet_core::NLM_F_CREATE;
+
     use super::*;
 
     #[test]
     fn written_and_read_again() {
-        let message = Message::new("test", 16, CREATE)
+        let message = Message::new("test", 16, NLM_F_CREATE)
             .body(&[1; 16])
             .text(3, "pw0")
             .nest(18, |inner| inner.attr(1, b"veth").nest(2, |data| data.native(7, 42)));
         let mut bytes = Vec::new();
-        message.write(&mut bytes, 9, ACK);
+        message.write(&mut bytes, 9, NLM_F_ACK);
         let part = parts(&bytes).next().unwrap();
-        assert_eq!((part.kind, part.flags, part.sequence), (16, CREATE | REQUEST | ACK, 9));
+        assert_eq!((part.kind, part.flags, part.sequence), (16, NLM_F_CREATE | NLM_F_REQUEST | NLM_F_ACK, 9));
         let attrs = &part.body[16..];
         assert_eq!(text(find(attrs, 3).unwrap()), "pw0");
         let info = find(attrs, 18).unwrap();
@@ -355,7 +364,7 @@ mod tests {
         body.extend_from_slice(&[0; 12]);
         body.extend_from_slice(&[11, 0, 1, 0]);
         body.extend_from_slice(b"exists\0\0");
-        let part = Part { kind: TYPE_ERROR, flags: FLAG_CAPPED | FLAG_ACK_TLVS, sequence: 1, body: &body };
+        let part = Part { kind: NLMSG_ERROR, flags: NLM_F_CAPPED | NLM_F_ACK_TLVS, sequence: 1, body: &body };
         let error = part.error("RTM_NEWLINK(pw0)").unwrap();
         assert_eq!(error.to_string(), "RTM_NEWLINK(pw0) = EEXIST (file exists): exists");
     }

@@ -9,8 +9,9 @@ pub(crate) mod rules;
 use std::net::Ipv4Addr;
 
 use cni_spec::Protocol;
+use netlink_packet_core::{NLM_F_APPEND, NLM_F_CREATE, NLM_F_DUMP};
 
-use crate::netlink::{self, APPEND, Answer, CREATE, DUMP, Message, Netlink, NetlinkError};
+use crate::netlink::{self, Answer, Message, Netlink, NetlinkError};
 
 const SUBSYSTEM: u16 = 10 << 8;
 const BATCH_BEGIN: u16 = 0x10;
@@ -78,7 +79,7 @@ pub(crate) fn next_generation(generation: u32) -> u32 {
 }
 
 pub(crate) fn new_table(table: &str) -> Message {
-    Message::new(format!("NFT_MSG_NEWTABLE({table})"), NEWTABLE, CREATE).body(&header(FAMILY_INET)).text(1, table)
+    Message::new(format!("NFT_MSG_NEWTABLE({table})"), NEWTABLE, NLM_F_CREATE).body(&header(FAMILY_INET)).text(1, table)
 }
 
 pub(crate) fn delete_table(table: &str) -> Message {
@@ -106,7 +107,7 @@ impl Hook {
 }
 
 pub(crate) fn new_chain(table: &str, chain: &str, base: Option<(&str, Hook, i32)>) -> Message {
-    let message = Message::new(format!("NFT_MSG_NEWCHAIN({table} {chain})"), NEWCHAIN, CREATE)
+    let message = Message::new(format!("NFT_MSG_NEWCHAIN({table} {chain})"), NEWCHAIN, NLM_F_CREATE)
         .body(&header(FAMILY_INET))
         .text(1, table)
         .text(3, chain);
@@ -116,7 +117,7 @@ pub(crate) fn new_chain(table: &str, chain: &str, base: Option<(&str, Hook, i32)
 
 /// A map from host ports to pods.
 pub(crate) fn new_map(table: &str, map: &PortMap) -> Message {
-    Message::new(format!("NFT_MSG_NEWSET({table} {})", map.name), NEWSET, CREATE)
+    Message::new(format!("NFT_MSG_NEWSET({table} {})", map.name), NEWSET, NLM_F_CREATE)
         .body(&header(FAMILY_INET))
         .text(1, table)
         .text(2, map.name)
@@ -189,7 +190,7 @@ pub(crate) enum Change {
 /// The messages that add or delete elements.
 pub(crate) fn elements(table: &str, change: Change, elements: &[Element]) -> Vec<Message> {
     let (verb, kind, flags) = match change {
-        Change::Add => ("NFT_MSG_NEWSETELEM", NEWSETELEM, CREATE),
+        Change::Add => ("NFT_MSG_NEWSETELEM", NEWSETELEM, NLM_F_CREATE),
         Change::Delete => ("NFT_MSG_DELSETELEM", DELSETELEM, 0),
     };
     let mut messages = Vec::new();
@@ -219,7 +220,7 @@ type Pair = (Vec<u8>, Vec<u8>);
 
 /// The keys and values of a map.
 pub(crate) fn list_elements(netlink: &mut Netlink, table: &str, map: &PortMap) -> Result<Vec<Pair>, NetlinkError> {
-    let request = Message::new(format!("NFT_MSG_GETSETELEM({table} {})", map.name), GETSETELEM, DUMP)
+    let request = Message::new(format!("NFT_MSG_GETSETELEM({table} {})", map.name), GETSETELEM, NLM_F_DUMP)
         .body(&header(FAMILY_INET))
         .text(1, table)
         .text(2, map.name);
@@ -245,7 +246,7 @@ pub(crate) struct DropChain {
 
 /// All base chains of IPv4 and inet at the forward hook with policy drop.
 pub(crate) fn forward_drops(netlink: &mut Netlink) -> Result<Vec<DropChain>, NetlinkError> {
-    let answers = netlink.ask(&Message::new("NFT_MSG_GETCHAIN(all)", GETCHAIN, DUMP).body(&header(0)))?;
+    let answers = netlink.ask(&Message::new("NFT_MSG_GETCHAIN(all)", GETCHAIN, NLM_F_DUMP).body(&header(0)))?;
     let parse = |answer: &Answer| {
         let family = *answer.body.first()?;
         let attrs = answer.body.get(GENERIC_BYTES..)?;
@@ -275,7 +276,8 @@ pub(crate) fn list_rules(
     table: &str,
     chain: Option<&str>,
 ) -> Result<Vec<Rule>, NetlinkError> {
-    let request = Message::new(format!("NFT_MSG_GETRULE({table})"), GETRULE, DUMP).body(&header(family)).text(1, table);
+    let request =
+        Message::new(format!("NFT_MSG_GETRULE({table})"), GETRULE, NLM_F_DUMP).body(&header(family)).text(1, table);
     let request = chain.into_iter().fold(request, |request, chain| request.text(2, chain));
     let parse = |answer: &Answer| {
         let attrs = answer.body.get(GENERIC_BYTES..)?;
@@ -306,7 +308,7 @@ pub(crate) fn new_rule(family: u8, table: &str, chain: &str, comment: &str, expr
     let mut data = vec![0, length];
     data.extend_from_slice(comment.as_bytes());
     data.push(0);
-    Message::new(format!("NFT_MSG_NEWRULE({table} {chain}: {comment})"), NEWRULE, CREATE | APPEND)
+    Message::new(format!("NFT_MSG_NEWRULE({table} {chain}: {comment})"), NEWRULE, NLM_F_CREATE | NLM_F_APPEND)
         .body(&header(family))
         .text(1, table)
         .text(2, chain)

@@ -14,6 +14,7 @@ use runtime_sys::netns;
 use tempfile::TempDir;
 
 use super::*;
+use crate::conntrack;
 use crate::nft::rules;
 
 const PATIENCE: Duration = Duration::from_millis(400);
@@ -441,19 +442,65 @@ fn a_bridge_that_was_deleted_comes_back() {
     assert!(get(&host.netns, "10.166.0.3:80").is_ok());
 }
 
+/// One UDP socket of the neighbour that goes on asking the same port, as a client does that keeps its socket.
+struct Client(UdpSocket);
+
+impl Client {
+    fn new(host: &Host) -> Self {
+        let socket = netns::inside(host.neighbour.as_fd(), || UdpSocket::bind("0.0.0.0:0")).unwrap().unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
+        Self(socket)
+    }
+
+    fn asks(&self, port: u16) -> Option<String> {
+        let mut answer = [0; 64];
+        self.0.send_to(b"?", (HOST, port)).unwrap();
+        let length = self.0.recv(&mut answer).ok()?;
+        Some(String::from_utf8_lossy(&answer[..length]).into_owned())
+    }
+}
+
 #[test]
-fn routes_that_overlap() {
+fn flows_do_not_stick_to_a_pod_that_is_gone() {
     let Some(host) = Host::new() else { return };
-    let _pod = host.attach("a", &[]);
-    let check = |net: &str| {
-        at(&host.netns, |worker| route_overlap(worker, net.parse().unwrap(), "pwtest0"))
-            .unwrap()
-            .map(|(route, link)| format!("{route} {link}"))
+    let forget = |attachment: &Attachment, now| {
+        at(&host.netns, |worker| host.network.forget_flows(worker, attachment, now)).unwrap()
     };
-    assert_eq!(check("192.168.0.0/16").as_deref(), Some("192.168.77.0/24 nb0"));
-    assert_eq!(check("192.168.77.128/25").as_deref(), Some("192.168.77.0/24 nb0"));
-    assert_eq!(check("10.166.0.0/16"), None, "its own bridge's");
-    assert_eq!(check("10.99.0.0/16"), None);
+    let ports = [port(None, 8080, Protocol::Udp)];
+    let (a, at_a) = host.attach("a", &ports);
+    let (_c, at_c) = host.attach("c", &[port(None, 8081, Protocol::Udp), port(None, 8081, Protocol::Tcp)]);
+    let _servers = [Server::udp(&a, "0.0.0.0:80", "a"), Server::udp(&_c, "0.0.0.0:80", "c")];
+    let (client, other) = (Client::new(&host), Client::new(&host));
+    assert_eq!((client.asks(8080).as_deref(), other.asks(8081).as_deref()), (Some("a"), Some("c")));
+    // The kernel answers with what is asked for, and not with its whole table.
+    let pod = at_a.ips[0].addr();
+    let asked = [conntrack::answered_by(link::v4(pod).unwrap()), conntrack::sent_to(Protocol::Udp, 8080)];
+    let found = |message: &_| at(&host.netns, |worker| worker.filter.ask(message)).unwrap().len();
+    assert_eq!(asked.each_ref().map(found), [1, 1]);
+    assert_eq!(found(&conntrack::sent_to(Protocol::Tcp, 8080)), 0);
+    assert_eq!((forget(&at_a, Ports::Mapped), forget(&at_a, Ports::Freed)), (0, 0), "they lead where they should");
+
+    // The pod's namespace lives on, so that what sticks is seen.
+    host.detach("a");
+    let (b, at_b) = host.attach("b", &ports);
+    let _server = Server::udp(&b, "0.0.0.0:80", "b");
+    assert_eq!(client.asks(8080).as_deref(), Some("a"), "the kernel goes on as it began");
+    assert_eq!(forget(&at_a, Ports::Freed), 1);
+    assert_eq!(client.asks(8080).as_deref(), Some("b"));
+
+    // Nobody has the port for a while, and the client goes on asking.
+    host.detach("b");
+    assert_eq!(forget(&at_b, Ports::Freed), 1);
+    assert_eq!(client.asks(8080), None);
+    let (d, at_d) = host.attach("d", &ports);
+    let _server = Server::udp(&d, "0.0.0.0:80", "d");
+    assert_eq!(client.asks(8080), None, "the kernel goes on as it began");
+    assert_eq!(forget(&at_d, Ports::Mapped), 1);
+    assert_eq!(client.asks(8080).as_deref(), Some("d"));
+    // Nobody else's are touched.
+    assert_eq!(other.asks(8081).as_deref(), Some("c"));
+    host.detach("c");
+    assert_eq!(forget(&at_c, Ports::Freed), 1);
 }
 
 #[test]
