@@ -138,7 +138,6 @@ impl Keep {
                     reason: "RuntimeNotReady".to_owned(),
                     message,
                 });
-                self.publish_events();
                 first = Some(status);
             }
             tokio::time::sleep(pause).await;
@@ -238,12 +237,11 @@ impl Keep {
             reason: event.reason,
             message: event.message,
         });
-    }
-
-    fn publish_events(&self) {
-        let view = self.view.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        // Nobody may listen.
-        drop(self.shared.told.send(PodEvent::Changed(Box::new(view))));
+        // Told at once, not with the next change of state: a pod whose volume is missing has no next change, and who
+        // waits for it would wait for ever. Nobody may listen.
+        let changed = PodEvent::Changed(Box::new(view.clone()));
+        drop(view);
+        drop(self.shared.told.send(changed));
     }
 
     fn publish(&mut self) {

@@ -23,7 +23,7 @@ mod tell;
 mod worker;
 
 #[cfg(test)]
-mod timeline;
+mod tests;
 
 pub use action::{
     Action, ContainerSeen, Done, Event, Fault, Hook, Observation, Outcome, ProbeResult, SandboxSeen, Seen, Token,
