@@ -47,13 +47,16 @@ pub struct ImagesConfig {
 pub struct Embedded {
     /// Its full name.
     pub name: String,
+    /// Says what it is made of: an image that was made of something else is made anew.
+    pub revision: String,
     /// Makes the archive: a tar of an OCI image layout.
     pub archive: Arc<dyn Fn() -> std::io::Result<Vec<u8>> + Send + Sync>,
 }
 
 impl std::fmt::Debug for Embedded {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Embedded").field("name", &self.name).finish_non_exhaustive()
+        let Self { name, revision, .. } = self;
+        f.debug_struct("Embedded").field("name", name).field("revision", revision).finish_non_exhaustive()
     }
 }
 
@@ -145,13 +148,20 @@ struct Shared {
 }
 
 impl Images {
-    /// Opens the store (made when missing), takes its lock, throws half-made things away and reads what is there.
+    /// Opens the store (made when missing), takes its lock, throws half-made things away and reads what is there. Embedded
+    /// images of another revision lose their names, so that whoever wants one makes it anew.
     ///
     /// # Errors
     /// Another process has the store open, or it can't be read.
     pub async fn open(config: ImagesConfig) -> Result<Self, ImageError> {
         let root = config.root.clone();
-        let store = blocking("open the image store", move || Store::open(&root)).await?;
+        let embedded = config.embedded.clone();
+        let store = blocking("open the image store", move || {
+            let store = Store::open(&root)?;
+            forget_outdated(&store, &embedded)?;
+            Ok(store)
+        })
+        .await?;
         Ok(Self(Arc::new(Shared {
             store: Arc::new(store),
             registry: Registry::new(config.registry),
@@ -195,7 +205,8 @@ impl Images {
         // Two at once would make the archive twice; the second finds the first one's image.
         let gate = self.0.gates.named(&name);
         let _turn = gate.lock().await;
-        if let Some(image) = self.find(&name) {
+        let current = self.0.store.revision(&name).as_ref() == Some(&embedded.revision);
+        if current && let Some(image) = self.find(&name) {
             return Ok(image);
         }
         let make = embedded.archive.clone();
@@ -203,6 +214,13 @@ impl Images {
         let made = made.map_err(|_ended| ImageError::Thread { step: format!("assemble {name}") })?;
         let bytes = made.map_err(|source| ImageError::Embedded { name: name.clone(), source: Arc::new(source) })?;
         self.import(std::io::Cursor::new(bytes), Some(&name)).await?;
+        let (store, revision, of) = (self.0.store.clone(), embedded.revision.clone(), name.clone());
+        blocking(format!("keep {name}"), move || {
+            store.set_revision(&of, &revision)?;
+            // What the name meant before.
+            store.collect().map(drop)
+        })
+        .await?;
         self.find(&name).ok_or_else(|| ImageError::not_found(&name))
     }
 
@@ -365,6 +383,18 @@ impl Images {
         })
         .await
     }
+}
+
+/// Takes the names of embedded images away that were made of something else.
+fn forget_outdated(store: &Store, embedded: &[Embedded]) -> Result<(), StoreError> {
+    for embedded in embedded {
+        let Ok(name) = parse(&embedded.name).map(|name| full_name(&name)) else { continue };
+        if store.by_name(&name).is_some() && store.revision(&name).as_ref() != Some(&embedded.revision) {
+            // Containers that run on it haven't said so yet.
+            store.unname(&name)?;
+        }
+    }
+    Ok(())
 }
 
 fn import(store: &Store, archive: &mut dyn Read, name: Option<&Reference>) -> Result<Vec<String>, ImageError> {

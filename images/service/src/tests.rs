@@ -225,15 +225,18 @@ async fn embedded_images_are_made_when_wanted() {
     let archive = builder.into_inner().unwrap();
     let made = Arc::new(AtomicUsize::new(0));
     let count = made.clone();
-    let embedded = Embedded {
+    let mut embedded = Embedded {
         name: "podwright.local/demo:1".to_owned(),
+        revision: "one".to_owned(),
         archive: Arc::new(move || {
             count.fetch_add(1, Ordering::SeqCst);
             Ok(archive.clone())
         }),
     };
     let directory = tempfile::tempdir().unwrap();
-    let images = images(&directory, vec![embedded]).await;
+    let first = embedded.clone();
+    let open = async |embedded| images(&directory, vec![embedded]).await;
+    let images = open(first).await;
     let name = "podwright.local/demo:1";
     let (one, other) = tokio::join!(images.pull(name, None, None), images.pull(name, None, None));
     let image = one.unwrap();
@@ -249,4 +252,35 @@ async fn embedded_images_are_made_when_wanted() {
     }
     images.untag("demo").await.unwrap();
     assert!(images.find("demo").is_none() && images.find(name).is_some());
+
+    // The same program starts again: its image is still there. Another one makes its own.
+    drop(images);
+    let images = open(embedded.clone()).await;
+    images.pull(name, None, None).await.unwrap();
+    assert_eq!((images.find(name).is_some(), made.load(Ordering::SeqCst)), (true, 1));
+    let root = images.root_for(name, "running").unwrap();
+    drop(images);
+    embedded.revision = "other".to_owned();
+    let images = open(embedded.clone()).await;
+    assert!(images.find(name).is_none(), "whoever asks first must make it anew");
+    assert!(root.lowers[0].join("program").exists(), "a container may run on it");
+    images.hold(&image.id, "running").unwrap();
+    images.prune().await.unwrap();
+    assert!(root.lowers[0].join("program").exists(), "one does");
+    images.pull(name, None, None).await.unwrap();
+    assert_eq!(made.load(Ordering::SeqCst), 2);
+    images.release("running");
+    images.tag(name, "mine").await.unwrap();
+    drop(images);
+    embedded.revision = "two".to_owned();
+    let images = open(embedded.clone()).await;
+    assert!(images.find(name).is_none(), "whoever asks first must make it anew");
+    assert!(images.find("mine").is_some(), "a name that somebody gave stays");
+    images.pull(name, None, None).await.unwrap();
+    images.pull(name, None, None).await.unwrap();
+    assert_eq!((images.find(name).is_some(), made.load(Ordering::SeqCst)), (true, 3));
+    // Somebody else's image under the name isn't ours.
+    images.tag("mine", name).await.unwrap();
+    images.pull(name, None, None).await.unwrap();
+    assert_eq!(made.load(Ordering::SeqCst), 4);
 }

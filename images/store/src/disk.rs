@@ -17,7 +17,7 @@ use crate::error::StoreError;
 #[derive(Debug)]
 pub(crate) struct Disk {
     pub(crate) root: PathBuf,
-    directory: OwnedFd,
+    pub(crate) directory: OwnedFd,
     pub(crate) blobs: OwnedFd,
     pub(crate) layers: OwnedFd,
     pub(crate) ingest: OwnedFd,

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 use runtime_sys::SysError;
 
 use crate::digest::{Digest, DigestError};
+use crate::limits::CHAIN_STEPS_MAX;
 use crate::stream::LayerError;
 
 /// What callers branch on.
@@ -79,6 +80,14 @@ pub enum StoreError {
         /// What is wrong with it.
         source: Box<DocumentError>,
     },
+    /// A layer doesn't go on top of those below it.
+    #[error("layer {diff_id} can't be joined with those below it")]
+    Chain {
+        /// Its tar archive.
+        diff_id: Digest,
+        /// Why.
+        source: Box<ChainError>,
+    },
     /// An archive to import is wrong.
     #[error("the archive can't be imported")]
     Archive(#[source] ArchiveError),
@@ -123,6 +132,25 @@ pub enum DocumentError {
         /// In the configuration.
         diff_ids: usize,
     },
+}
+
+/// Why a layer doesn't go on top of those below it.
+#[derive(Debug, thiserror::Error)]
+pub enum ChainError {
+    /// It costs too much.
+    #[error("the image's layers cost more than {CHAIN_STEPS_MAX} steps to join")]
+    Steps,
+    /// A hard link to what isn't there.
+    #[error("the target {target:?} of the hard link {link:?} is no file in it or below it")]
+    HardlinkTarget {
+        /// The link, escaped and cut.
+        link: String,
+        /// What it should be, escaped and cut.
+        target: String,
+    },
+    /// The disk's or the kernel's.
+    #[error("the kernel refused it")]
+    Kernel(#[from] SysError),
 }
 
 /// What is wrong with an archive.
@@ -173,6 +201,10 @@ impl StoreError {
             Self::Locked { .. } => Kind::Locked,
             error if is_no_space(error) => Kind::NoSpace,
             Self::Disk { .. } | Self::Export(_) => Kind::Disk,
+            Self::Chain { source, .. } => match source.as_ref() {
+                ChainError::Kernel(_) => Kind::Disk,
+                ChainError::Steps | ChainError::HardlinkTarget { .. } => Kind::Invalid,
+            },
             Self::Layer { source, .. } | Self::Blob { source, .. } => match source.as_ref() {
                 LayerError::Source(_) => Kind::Interrupted,
                 LayerError::Write(_) => Kind::Disk,

@@ -14,6 +14,7 @@ pub(crate) const INDEX_BYTES_MAX: u64 = 16 * MANIFEST_BYTES_MAX;
 pub(crate) const NAME_ANNOTATION: &str = "io.containerd.image.name";
 /// The tag in an annotation, as the OCI image layout has it.
 pub(crate) const REF_ANNOTATION: &str = "org.opencontainers.image.ref.name";
+const REVISION_ANNOTATION: &str = "dev.podwright.image.revision";
 const PINNED_ANNOTATION: &str = "dev.podwright.image.pinned";
 
 /// One line of the index.
@@ -25,6 +26,8 @@ pub(crate) struct Record {
     pub(crate) media_type: String,
     pub(crate) size_bytes: u64,
     pub(crate) pinned: bool,
+    /// Of an image that the program makes itself: what it was made of.
+    pub(crate) revision: Option<String>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -55,6 +58,7 @@ pub(crate) fn decode(bytes: &[u8]) -> Result<Vec<Record>, serde_json::Error> {
         media_type: entry.media_type,
         size_bytes: entry.size,
         pinned: entry.annotations.contains_key(PINNED_ANNOTATION),
+        revision: entry.annotations.remove(REVISION_ANNOTATION),
     };
     Ok(index.manifests.into_iter().map(record).collect())
 }
@@ -71,6 +75,9 @@ pub(crate) fn encode(records: &[Record]) -> Vec<u8> {
         }
         if record.pinned {
             annotations.insert(PINNED_ANNOTATION.to_owned(), "true".to_owned());
+        }
+        if let Some(revision) = &record.revision {
+            annotations.insert(REVISION_ANNOTATION.to_owned(), revision.clone());
         }
         let (media_type, digest, size) = (record.media_type.clone(), record.manifest, record.size_bytes);
         Entry { media_type, digest, size, annotations }
@@ -103,6 +110,7 @@ mod tests {
             media_type: "application/vnd.oci.image.manifest.v1+json".to_owned(),
             size_bytes: 7,
             pinned,
+            revision: pinned.then(|| "3".to_owned()),
         };
         let records =
             vec![record(Some("localhost:5000/a/b:1"), true), record(Some("a/b@sha256:0"), false), record(None, false)];

@@ -27,7 +27,7 @@ mod unpack;
 pub use archive::Imported;
 pub use compression::Compression;
 pub use digest::{Digest, DigestError};
-pub use error::{ArchiveError, DocumentError, Kind, StoreError};
+pub use error::{ArchiveError, ChainError, DocumentError, Kind, StoreError};
 pub use image::{Image, ImageLayer};
 pub use store::{Collected, LayerSource, Lease, Root, Store, Usage};
 pub use stream::{LayerError, UnpackFailure};

@@ -44,6 +44,10 @@ pub const LINKS_FOLLOWED_MAX: usize = 40;
 /// Most lookups that all walks through links and to missing directories of one layer may cost: some seconds.
 pub const WALK_STEPS_MAX: u64 = 1024 * 1024;
 
+/// Most lookups and links that joining an image's layers may cost: a minute. Real images with directories that a layer
+/// implies need thousands, a whole distribution that is linked anew half a million.
+pub const CHAIN_STEPS_MAX: u64 = 8 * 1024 * 1024;
+
 /// What the directories of one layer may take in memory by their names, until their times are set at the end: room for
 /// half a million of usual length.
 pub const DIRECTORY_NAME_BYTES_MAX: usize = 32 * 1024 * 1024;

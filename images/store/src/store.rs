@@ -5,7 +5,6 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use runtime_sys::fs as sys;
-use serde::{Deserialize, Serialize};
 
 use crate::digest::Digest;
 use crate::disk::{self, Disk};
@@ -15,13 +14,17 @@ use crate::image::Image;
 use crate::index::{INDEX_BYTES_MAX, Record, decode, encode};
 use crate::limits::{CONFIG_BYTES_MAX, IMAGE_BYTES_MAX, MANIFEST_BYTES_MAX};
 
+mod below;
+mod chain;
 mod collect;
 mod ingest;
+mod record;
 mod state;
 
 pub use collect::Collected;
 pub use ingest::LayerSource;
 pub(crate) use ingest::Spool;
+use record::LayerRecord;
 use state::{Loaded, State};
 
 /// An open store. All methods may be called from any thread; those that touch the disk block.
@@ -32,21 +35,6 @@ pub struct Store {
     state: Mutex<State>,
     /// Whoever changes the index; held while it is written, so that the file follows the memory.
     writer: Mutex<()>,
-}
-
-/// What stands beside a layer's tree, and says that it is complete.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct LayerRecord {
-    /// Of the tar archive.
-    diff_id: Digest,
-    /// On disk, about.
-    bytes: u64,
-    /// Files and directories.
-    inodes: u64,
-    /// Nothing below is seen.
-    root_opaque: bool,
-    /// Directories that the archive doesn't list.
-    implied: Vec<String>,
 }
 
 /// What an image's root is made of.
@@ -121,7 +109,7 @@ impl Store {
         let store = Self { disk, state: Mutex::new(state), writer: Mutex::new(()) };
         let mut whole = Vec::new();
         for record in records {
-            match store.load(record.manifest) {
+            match store.load(record.manifest).and_then(|loaded| store.with_known_trees(loaded)) {
                 Ok(loaded) => {
                     store.state().loaded.insert(record.manifest, loaded);
                     whole.push(record);
@@ -188,12 +176,20 @@ impl Store {
     /// # Errors
     /// Something is missing or contradicts itself, or the disk's.
     pub fn commit(&self, manifest: Digest, names: &[String]) -> Result<Arc<Image>, StoreError> {
+        let mut lease = self.lease();
         let loaded = self.load(manifest)?;
+        let loaded = self.with_trees(loaded, &mut lease)?;
         self.disk.sync_names()?;
         let (media_type, size_bytes, id) = (loaded.media_type.clone(), loaded.manifest_bytes, loaded.id);
         self.state().loaded.insert(manifest, loaded);
-        let record =
-            |name: Option<String>| Record { name, manifest, media_type: media_type.clone(), size_bytes, pinned: false };
+        let record = |name: Option<String>| Record {
+            name,
+            manifest,
+            media_type: media_type.clone(),
+            size_bytes,
+            pinned: false,
+            revision: None,
+        };
         self.change(|records| {
             records.retain(|known| known.name.as_ref().is_none_or(|name| !names.contains(name)));
             records.extend(names.iter().cloned().map(Some).map(record));
@@ -211,6 +207,41 @@ impl Store {
     pub fn tag(&self, image: &Image, name: &str) -> Result<(), StoreError> {
         let _lease = self.leased(image);
         self.commit(image.manifest, &[name.to_owned()]).map(drop)
+    }
+
+    /// Notes what the image of this name was made of; a commit under the name forgets it.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn set_revision(&self, name: &str, revision: &str) -> Result<(), StoreError> {
+        self.change(|records| {
+            for record in records.iter_mut().filter(|record| record.name.as_deref() == Some(name)) {
+                record.revision = Some(revision.to_owned());
+            }
+        })
+    }
+
+    /// What the image of exactly this name was made of, if that was noted.
+    #[must_use]
+    pub fn revision(&self, name: &str) -> Option<String> {
+        let state = self.state();
+        state.records.iter().find(|record| record.name.as_deref() == Some(name))?.revision.clone()
+    }
+
+    /// Takes one name away and keeps all that it means, until the next [`Self::collect`]: for a store that was just opened,
+    /// whose holders have yet to say that they are there.
+    ///
+    /// # Errors
+    /// The disk's.
+    pub fn unname(&self, name: &str) -> Result<(), StoreError> {
+        let _writer = self.writer();
+        let mut records = self.state().records.clone();
+        for record in records.iter_mut().filter(|record| record.name.as_deref() == Some(name)) {
+            (record.name, record.revision) = (None, None);
+        }
+        self.disk.write_index(&encode(&records))?;
+        self.state().publish(records);
+        Ok(())
     }
 
     /// Takes one name away, and what nobody needs then.
@@ -345,6 +376,7 @@ impl Store {
             config_bytes: manifest.config_bytes,
             config,
             layers,
+            trees: Vec::new(),
         })
     }
 
@@ -390,6 +422,7 @@ fn settle_nameless(records: &mut Vec<Record>, held: &[Digest], loaded: &HashMap<
                 media_type: loaded.media_type.clone(),
                 size_bytes: loaded.manifest_bytes,
                 pinned: false,
+                revision: None,
             });
         }
     }
@@ -399,14 +432,14 @@ fn settle_nameless(records: &mut Vec<Record>, held: &[Digest], loaded: &HashMap<
 fn lowers(disk: &Disk, loaded: &Loaded, layers: &HashMap<Digest, LayerRecord>) -> Vec<PathBuf> {
     let mut lowers = Vec::new();
     let mut seen = Vec::new();
-    for layer in loaded.layers.iter().rev() {
+    for (layer, tree) in loaded.layers.iter().zip(&loaded.trees).rev() {
         let record = layers.get(&layer.diff_id);
         // A layer that stands twice counts where it is topmost: everything in it is seen from there, and overlayfs
         // refuses one directory in two places. One without entries shows nothing.
-        let empty = record.is_some_and(|record| record.inodes <= 1 && !record.root_opaque);
-        if !empty && !seen.contains(&layer.diff_id) {
-            seen.push(layer.diff_id);
-            lowers.push(disk.tree(layer.diff_id));
+        let empty = *tree == layer.diff_id && record.is_some_and(|record| record.inodes <= 1 && !record.root_opaque);
+        if !empty && !seen.contains(tree) {
+            seen.push(*tree);
+            lowers.push(disk.tree(*tree));
         }
         if record.is_some_and(|record| record.root_opaque) {
             break;

@@ -4,11 +4,14 @@
 //! directories are resolved in that root, links included; the last component is never followed. What the archive says
 //! about lower layers becomes overlayfs's words: a whiteout is a character device 0:0, an opaque directory has
 //! `trusted.overlay.opaque`. So a layer doesn't depend on those below it: layers unpack side by side and are shared.
+//! What does depend on them (directories that the archive implies, hard links to lower files) is noted and settled once the
+//! whole image is here.
 //!
 //! Whiteouts speak of the layers below alone (OCI image specification, "Whiteouts"): what the same layer brings under
 //! that name stays, and a directory that it brings is opaque. An opaque marker costs one attribute, however large the
 //! directory is.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::{CString, OsStr};
 use std::io::{self, BufRead, Write as _};
 use std::os::fd::OwnedFd;
@@ -28,7 +31,7 @@ mod walk;
 use attributes::XattrError;
 pub(crate) use name::NameError;
 use name::{Marker, Name, marker};
-use walk::{Here, WalkError};
+use walk::{Here, Made, WalkError};
 
 /// What an unpacked layer is.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,6 +45,9 @@ pub(crate) struct Unpacked {
     /// Directories that the archive doesn't list but puts something into, outermost first. They may stand in a layer
     /// below with other attributes.
     pub(crate) implied: Vec<Vec<u8>>,
+    /// Hard links to what this layer doesn't have, with their targets: a layer below may have it. Nothing stands at the
+    /// link's name.
+    pub(crate) foreign: Vec<(Vec<u8>, Vec<u8>)>,
 }
 
 /// A layer that isn't unpacked, and why.
@@ -99,6 +105,8 @@ pub(crate) fn unpack<R: BufRead>(
         trashed: 0,
         directories: Vec::new(),
         directory_name_bytes: 0,
+        implied: BTreeSet::new(),
+        foreign: BTreeMap::new(),
         result: Unpacked { inodes: 1, ..Unpacked::default() },
     };
     let mut entries = 0;
@@ -126,7 +134,7 @@ pub(crate) fn shown(name: &[u8]) -> String {
 }
 
 /// A component or path of bytes as the system calls take it.
-fn path(bytes: &[u8]) -> &Path {
+pub(crate) fn path(bytes: &[u8]) -> &Path {
     Path::new(OsStr::from_bytes(bytes))
 }
 
@@ -137,9 +145,14 @@ struct Unpacker {
     /// Listed directories and the time that each gets once nothing is put into it any more.
     directories: Vec<(Vec<u8>, Time)>,
     directory_name_bytes: usize,
+    /// See [`Unpacked::implied`]; those that stand in the archive after all go again.
+    implied: BTreeSet<Vec<u8>>,
+    /// See [`Unpacked::foreign`].
+    foreign: BTreeMap<Vec<u8>, Vec<u8>>,
     result: Unpacked,
 }
 
+const ENOENT: i32 = 2;
 const EEXIST: i32 = 17;
 const EISDIR: i32 = 21;
 
@@ -147,7 +160,7 @@ const EISDIR: i32 = 21;
 const BLOCK_BYTES: u64 = 4096;
 
 /// What overlayfs reads in a lower layer.
-const OPAQUE: &std::ffi::CStr = c"trusted.overlay.opaque";
+pub(crate) const OPAQUE: &std::ffi::CStr = c"trusted.overlay.opaque";
 
 impl Unpacker {
     fn entry<R: BufRead>(&mut self, archive: &mut Archive<R>, entry: &Entry) -> Result<(), EntryProblem> {
@@ -183,12 +196,14 @@ impl Unpacker {
 
     /// Makes `parent` the directory that the next calls work in.
     fn enter(&mut self, parent: &[&[u8]]) -> Result<(), EntryProblem> {
-        let implied = self.here.enter(parent)?;
-        for directory in implied {
+        for made in self.here.enter(parent)? {
             self.result.inodes += 1;
             self.result.bytes += BLOCK_BYTES;
-            self.directory_name_bytes += directory.len();
-            self.result.implied.push(directory);
+            let (Made::Implied(path) | Made::Afresh(path)) = &made;
+            self.directory_name_bytes += path.len();
+            if let Made::Implied(path) = made {
+                self.implied.insert(path);
+            }
         }
         Ok(())
     }
@@ -224,6 +239,8 @@ impl Unpacker {
         if sys::fstatat(here, path(hidden))?.kind == Kind::Directory {
             let how = Open::READ | Open::DIRECTORY | Open::NO_FOLLOW;
             sys::fsetxattr(sys::openat(here, path(hidden), how, 0)?, OPAQUE, b"y")?;
+            let name = self.here.join(hidden);
+            self.implied.remove(&name);
         }
         Ok(())
     }
@@ -282,6 +299,8 @@ impl Unpacker {
         self.result.bytes += BLOCK_BYTES;
         let name = self.here.join(last);
         self.directory_name_bytes += name.len();
+        self.implied.remove(&name);
+        self.foreign.remove(&name);
         self.directories.push((name, time(entry)));
         self.directory_attributes(&made, entry)
     }
@@ -316,8 +335,16 @@ impl Unpacker {
         if parent == target_parent && last == target_last {
             return Err(EntryProblem::Target("it is the link itself"));
         }
-        let from = self.here.existing(target_parent).map_err(unreachable)?;
-        let found = sys::fstatat(&from, path(target_last)).map_err(|error| unreachable(WalkError::Kernel(error)))?;
+        let from = self.here.existing(target_parent);
+        let found = from.and_then(|from| {
+            let found = sys::fstatat(&from, path(target_last))?;
+            Ok((from, found))
+        });
+        let (from, found) = match found {
+            Err(WalkError::Missing) => return self.foreign(last, &name),
+            Err(WalkError::Kernel(error)) if error.errno() == ENOENT => return self.foreign(last, &name),
+            found => found.map_err(unreachable)?,
+        };
         if !matches!(found.kind, Kind::Regular | Kind::Symlink) {
             return Err(EntryProblem::Target("it is neither a file nor a symbolic link"));
         }
@@ -329,6 +356,27 @@ impl Unpacker {
         }
         self.result.inodes = self.result.inodes.saturating_sub(1);
         self.place(last, |here| sys::linkat(&from, path(target_last), here, path(last)))
+    }
+
+    /// A hard link to what this layer doesn't have: the layers below are asked once they are known.
+    fn foreign(&mut self, last: &[u8], target: &Name<'_>) -> Result<(), EntryProblem> {
+        match sys::fstatat(self.here.directory(), path(last)) {
+            Err(error) if error.errno() == ENOENT => {}
+            found => {
+                found?;
+                self.clear(last)?;
+            }
+        }
+        let link = self.here.join(last);
+        let target = target.path();
+        // A link to such a link: both are names of the same file.
+        let target = self.foreign.get(&target).cloned().unwrap_or(target);
+        if target == link {
+            return Err(EntryProblem::Target("it is the link itself"));
+        }
+        self.directory_name_bytes += link.len() + target.len();
+        self.foreign.insert(link, target);
+        Ok(())
     }
 
     fn node(&mut self, entry: &Entry, last: &[u8], node: Node) -> Result<(), EntryProblem> {
@@ -354,6 +402,10 @@ impl Unpacker {
             made => made?,
         }
         self.result.inodes += 1;
+        if !self.foreign.is_empty() {
+            let name = self.here.join(last);
+            self.foreign.remove(&name);
+        }
         Ok(())
     }
 
@@ -385,6 +437,8 @@ impl Unpacker {
                 sys::futimens(&found, time).map_err(UnpackError::Finish)?;
             }
         }
+        self.result.implied = self.implied.into_iter().collect();
+        self.result.foreign = self.foreign.into_iter().collect();
         Ok(self.result)
     }
 }

@@ -35,6 +35,8 @@ pub(crate) enum Ending {
     LeavePods,
     /// The keeper's pods are stopped first.
     StopPods,
+    /// The same, and what the node made on this machine goes too.
+    Vanish,
 }
 
 /// What the service answers from.
@@ -98,7 +100,11 @@ impl Control for ControlService {
     }
 
     async fn shutdown(&self, request: Request<ShutdownRequest>) -> Result<Response<ShutdownResponse>, Status> {
-        let ending = if request.into_inner().stop_pods { Ending::StopPods } else { Ending::LeavePods };
+        let ending = match request.into_inner() {
+            ShutdownRequest { take_away: true, .. } => Ending::Vanish,
+            ShutdownRequest { stop_pods: true, .. } => Ending::StopPods,
+            ShutdownRequest { .. } => Ending::LeavePods,
+        };
         tracing::info!(?ending, "a client asks the node to end");
         self.0.ending.send_replace(Some(ending));
         Ok(Response::new(ShutdownResponse {}))

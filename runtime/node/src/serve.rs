@@ -240,7 +240,7 @@ impl Node {
     /// need stays too. Returns what could not be taken away.
     pub(crate) async fn vanish(self) -> Vec<String> {
         let (settings, network) = (self.settings.clone(), self.network.clone());
-        let (parts, lock) = self.end(Ending::StopPods).await;
+        let (parts, lock) = self.end(Ending::Vanish).await;
         let left = parts.engine.sandboxes(&Default::default()).len();
         if left > 0 {
             return vec![format!("{left} pods of other clients are left: `podwright cleanup` stops them")];
@@ -261,7 +261,7 @@ impl Node {
             // It stops pods over CRI, so before the socket is closed.
             let (what, deadline) = match ending {
                 Ending::LeavePods => (Shutdown::LeavePods, CLOSING_GRACE),
-                Ending::StopPods => (Shutdown::StopPods, STOPPING_DEADLINE),
+                Ending::StopPods | Ending::Vanish => (Shutdown::StopPods, STOPPING_DEADLINE),
             };
             if tokio::time::timeout(deadline, keeper.shutdown(what)).await.is_err() {
                 tracing::warn!(?deadline, "the keeper did not end in time");
@@ -287,10 +287,23 @@ async fn open_images(settings: &Settings) -> Result<Images, ServeError> {
     let config = ImagesConfig {
         root: settings.root.join("images"),
         registry: RegistryConfig { hosts_dir: Some(settings.registry_config.clone()), ..Default::default() },
-        embedded: vec![Embedded { name: DEMO_IMAGE.to_owned(), archive: Arc::new(demo_archive) }],
+        embedded: vec![Embedded {
+            name: DEMO_IMAGE.to_owned(),
+            revision: program_revision(),
+            archive: Arc::new(demo_archive),
+        }],
         layers_at_once: 3,
     };
     Images::open(config).await.map_err(|source| ServeError::Images { source: Box::new(source) })
+}
+
+/// Changes with this program's file. One that can't be looked at is always another one.
+fn program_revision() -> String {
+    use std::os::unix::fs::MetadataExt as _;
+    match fs::metadata("/proc/self/exe") {
+        Ok(found) => format!("{}-{}-{}-{}", found.len(), found.mtime(), found.mtime_nsec(), found.ino()),
+        Err(_unseen) => format!("process {}", std::process::id()),
+    }
 }
 
 /// The demo image holds this very program; the path survives an upgrade of the file.

@@ -37,6 +37,7 @@ impl Store {
                 media_type: parsed.media_type,
                 size_bytes: u64::try_from(manifest.len()).unwrap_or(u64::MAX),
                 pinned: false,
+                revision: None,
             });
         }
         append(&mut tar, "index.json", &encode(&records))?;

@@ -62,6 +62,7 @@ impl Store {
         let mut needed: HashSet<Digest> = HashSet::new();
         for loaded in state.loaded.values() {
             needed.extend([loaded.manifest, loaded.id]);
+            needed.extend(&loaded.trees);
             needed.extend(loaded.layers.iter().flat_map(|layer| [layer.digest, layer.diff_id]));
         }
         let free = |digest: &&Digest| !needed.contains(*digest) && !state.leases.contains_key(*digest);
@@ -78,6 +79,7 @@ impl Store {
         let wanted = state.loaded.values().any(|loaded| {
             loaded.manifest == digest
                 || loaded.id == digest
+                || loaded.trees.contains(&digest)
                 || loaded.layers.iter().any(|layer| layer.digest == digest || layer.diff_id == digest)
         });
         if wanted || state.leases.contains_key(&digest) {

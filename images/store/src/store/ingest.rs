@@ -7,7 +7,8 @@ use std::os::fd::OwnedFd;
 use runtime_sys::fs::{self as sys, Open, Removal, RenameMode};
 use runtime_sys::{SysError, SysResult};
 
-use super::{LayerRecord, Store};
+use super::Store;
+use super::record::{LayerRecord, Name};
 use crate::compression::Compression;
 use crate::digest::Digest;
 use crate::disk::{MARKER, TREE, is_there, subdirectory};
@@ -29,9 +30,9 @@ pub struct LayerSource {
 }
 
 /// Something in `ingest/` that goes when it isn't renamed away before.
-struct Staged<'a> {
+pub(super) struct Staged<'a> {
     store: &'a Store,
-    name: String,
+    pub(super) name: String,
 }
 
 impl Drop for Staged<'_> {
@@ -96,7 +97,7 @@ impl Store {
         Ok(digest)
     }
 
-    fn staged(&self, what: &str) -> Staged<'_> {
+    pub(super) fn staged(&self, what: &str) -> Staged<'_> {
         Staged { store: self, name: self.disk.fresh(what) }
     }
 
@@ -194,11 +195,12 @@ fn record(diff_id: Digest, unpacked: Unpacked) -> LayerRecord {
         bytes: unpacked.bytes,
         inodes: unpacked.inodes,
         root_opaque: unpacked.root_opaque,
-        implied: unpacked.implied.into_iter().filter_map(|path| String::from_utf8(path).ok()).collect(),
+        implied: unpacked.implied.into_iter().map(Name::of).collect(),
+        foreign: unpacked.foreign.into_iter().map(|(link, target)| (Name::of(link), Name::of(target))).collect(),
     }
 }
 
-fn write_marker(directory: &OwnedFd, record: &LayerRecord) -> SysResult<()> {
+pub(super) fn write_marker(directory: &OwnedFd, record: &LayerRecord) -> SysResult<()> {
     let bytes = serde_json::to_vec(record).expect("numbers, strings and lists are always JSON");
     let how = Open::WRITE | Open::CREATE | Open::EXCLUSIVE;
     let mut file = File::from(sys::openat(directory, MARKER, how, 0o600)?);

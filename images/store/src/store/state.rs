@@ -20,6 +20,9 @@ pub(super) struct Loaded {
     pub(super) config_bytes: u64,
     pub(super) config: ImageConfiguration,
     pub(super) layers: Vec<ImageLayer>,
+    /// The directory of each layer below `layers/`: its diffID, or its chain's digest where it had to be made anew to go
+    /// on top of those below it.
+    pub(super) trees: Vec<Digest>,
 }
 
 impl Loaded {

@@ -11,23 +11,23 @@ use crate::error::Kind;
 use crate::stream::LayerError;
 use crate::testing::{Tar, gzip, names, root_or_skip, zstd};
 
-struct Fixture {
-    directory: TempDir,
-    store: Store,
+pub(super) struct Fixture {
+    pub(super) directory: TempDir,
+    pub(super) store: Store,
 }
 
 impl Fixture {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
         let store = Store::open(&directory.path().join("images")).unwrap();
         Self { directory, store }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join("images").join(name)
     }
 
-    fn reopened(self) -> Self {
+    pub(super) fn reopened(self) -> Self {
         let Self { directory, store } = self;
         drop(store);
         let store = Store::open(&directory.path().join("images")).unwrap();
@@ -35,7 +35,11 @@ impl Fixture {
     }
 
     /// Takes an image of these archives in, under these names.
-    fn image(&self, layers: &[Vec<u8>], names: &[&str]) -> Arc<Image> {
+    pub(super) fn image(&self, layers: &[Vec<u8>], names: &[&str]) -> Arc<Image> {
+        self.try_image(layers, names).unwrap()
+    }
+
+    pub(super) fn try_image(&self, layers: &[Vec<u8>], names: &[&str]) -> Result<Arc<Image>, StoreError> {
         let mut lease = self.store.lease();
         let mut descriptors = Vec::new();
         for tar in layers {
@@ -52,10 +56,10 @@ impl Fixture {
         let manifest = self.store.put_blob(&manifest).unwrap();
         lease.protect(manifest);
         let names: Vec<String> = names.iter().map(|name| (*name).to_owned()).collect();
-        self.store.commit(manifest, &names).unwrap()
+        self.store.commit(manifest, &names)
     }
 
-    fn nothing_half_made(&self) {
+    pub(super) fn nothing_half_made(&self) {
         assert_eq!(names(&self.path("ingest")), [""; 0]);
     }
 }

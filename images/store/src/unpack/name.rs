@@ -56,6 +56,11 @@ impl<'a> Name<'a> {
         Ok(Self { components, directory: raw.ends_with(b"/") })
     }
 
+    /// Its components with single slashes between them.
+    pub(super) fn path(&self) -> Vec<u8> {
+        self.components.join(&b'/')
+    }
+
     /// The directory's components and the last one; `None` for the root itself.
     pub(super) fn split(&self) -> Option<(&[&'a [u8]], &'a [u8])> {
         self.components.split_last().map(|(last, parent)| (parent, *last))

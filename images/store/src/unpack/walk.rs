@@ -77,8 +77,8 @@ impl Here {
         }
     }
 
-    /// Goes to a directory; what is missing is made (0755, root). Answers with the paths made.
-    pub(super) fn enter(&mut self, components: &[&[u8]]) -> Result<Vec<Vec<u8>>, WalkError> {
+    /// Goes to a directory; what is missing is made (0755, root). Answers with what was made.
+    pub(super) fn enter(&mut self, components: &[&[u8]]) -> Result<Vec<Made>, WalkError> {
         let asked = components.join(&b'/');
         if self.current.as_ref().is_some_and(|current| current.asked == asked) {
             return Ok(Vec::new());
@@ -160,7 +160,10 @@ impl Here {
                     let Missing::Make(made) = &mut missing else { return Err(WalkError::Missing) };
                     here = make(&here, &component, &gap)?;
                     behind.push(component)?;
-                    made.push(behind.path());
+                    made.push(match gap {
+                        Found::Whiteout => Made::Afresh(behind.path()),
+                        _nothing => Made::Implied(behind.path()),
+                    });
                 }
                 Found::Other => return Err(WalkError::NotDirectory),
             }
@@ -187,7 +190,15 @@ impl Here {
 /// What is done about a directory that isn't there.
 enum Missing<'a> {
     Refuse,
-    Make(&'a mut Vec<Vec<u8>>),
+    Make(&'a mut Vec<Made>),
+}
+
+/// A directory that the archive doesn't list, by its path without links.
+pub(super) enum Made {
+    /// The layers below may have it too, and know its attributes.
+    Implied(Vec<u8>),
+    /// The archive took it away before: what the layers below have there is something else.
+    Afresh(Vec<u8>),
 }
 
 /// The components that a walk has passed: real directories, no links.

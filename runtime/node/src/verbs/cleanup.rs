@@ -67,7 +67,7 @@ async fn end_running_node(settings: &Settings) -> Result<(), Error> {
     }
     output::note(&format!("the node at {} is asked to end", settings.listen));
     let mut client = Client::connect(&settings.listen).await?;
-    let request = ShutdownRequest { stop_pods: true };
+    let request = ShutdownRequest { stop_pods: true, take_away: false };
     client.control.shutdown(request).await.map_err(refused("shutdown"))?;
     drop(client);
     let began = tokio::time::Instant::now();

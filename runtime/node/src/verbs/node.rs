@@ -39,6 +39,10 @@ pub(super) fn run(address: Option<Address>, arguments: Node) -> Answer {
             () = ends.next() => Ok(Ending::LeavePods),
         };
         match ending {
+            Ok(Ending::Vanish) => {
+                let failures = node.vanish().await;
+                if failures.is_empty() { Ok(0) } else { Err(Error::Several(failures)) }
+            }
             Ok(ending) => {
                 node.stop(ending).await;
                 Ok(0)

@@ -97,7 +97,7 @@ async fn in_background(settings: &Settings, config: Option<PathBuf>, job: &Job, 
     let answer = detached(client.clone(), job, screen).await;
     if answer.is_err() {
         // It was started for these pods alone.
-        background::end(client).await;
+        background::end(client, settings).await;
     }
     answer
 }

@@ -73,8 +73,12 @@ fn spawn(settings: &Settings, config: Option<PathBuf>, log: &Path) -> std::io::R
         .spawn()
 }
 
-/// Ends a node that was started for pods that could not be run.
-pub(super) async fn end(mut client: Client) {
+/// Ends a node that was started for pods that could not be run, and waits until nothing of it is left.
+pub(super) async fn end(mut client: Client, settings: &Settings) {
     // The failure that is told is the pods'.
-    drop(client.control.shutdown(ShutdownRequest { stop_pods: false }).await);
+    drop(client.control.shutdown(ShutdownRequest { stop_pods: true, take_away: true }).await);
+    let began = Instant::now();
+    while settings.run.exists() && began.elapsed() < START_DEADLINE {
+        tokio::time::sleep(START_PERIOD).await;
+    }
 }

@@ -124,8 +124,12 @@ impl<'a> Followed<'a> {
             return Ok(None);
         }
         let before = self.pods.get(&name.to_string());
+        let broken = matches!(judge(&pod), Verdict::Broken { .. });
         for change in tell::changes(before, &pod) {
-            note(&self.screen, &name, &change);
+            // What ends this command is told once, at its end.
+            if !(broken && change.starts_with(tell::WARNING)) {
+                note(&self.screen, &name, &change);
+            }
         }
         if pod.ready && before.is_none_or(|before| !before.ready) {
             for line in tell::ways_in(manifest, &pod.ip) {

@@ -3,6 +3,8 @@
 use kubelet_shim_manifest::Protocol;
 use runtime_control_api::v1::{Container, Pod, PodEvent};
 
+/// What a line that tells of trouble begins with.
+pub(super) const WARNING: &str = "warning: ";
 /// Failed probes of a pod that was never ready that are passed over.
 const UNWELL_COUNT: u32 = 3;
 
@@ -32,7 +34,7 @@ pub(super) fn changes(before: Option<&Pod>, now: &Pod) -> Vec<String> {
         if !known {
             let whose =
                 if event.container.is_empty() { String::new() } else { format!("container {}: ", event.container) };
-            told.push(format!("warning: {whose}{}: {}", event.reason, event.message));
+            told.push(format!("{WARNING}{whose}{}: {}", event.reason, event.message));
         }
     }
     if now.ready && before.is_none_or(|before| !before.ready) {
