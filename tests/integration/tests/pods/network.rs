@@ -97,7 +97,7 @@ pub(crate) async fn pods_reach_each_other_the_host_and_back(world: Arc<World>) -
     catch.wait()?;
     sent?;
     let seen = seen?;
-    ensure!(seen.contains(&format!("{}:", neighbour.host)) && !seen.contains("10.166."), "not masqueraded: {seen}");
+    ensure!(seen.contains(&format!("{}]:", neighbour.host)) && !seen.contains("10.166."), "not masqueraded: {seen}");
     world.client.end(&one).await?;
     world.client.end(&two).await
 }
