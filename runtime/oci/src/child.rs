@@ -46,7 +46,8 @@ pub(crate) fn run(
     stop: StopBefore,
 ) -> i32 {
     let trees = (0..slots).map(|_| None).collect();
-    let mut child = Child { proc, sync, stdio, stop, trees, root: None, terminal: None };
+    let mut child =
+        Child { proc, sync, stdio, stop, trees, root: None, host_mounts: None, own_mounts: None, terminal: None };
     for (index, step) in steps.iter().enumerate() {
         if let Err(error) = child.take(step) {
             report(sync, index, error.errno());
@@ -71,6 +72,9 @@ struct Child<'a> {
     stop: StopBefore,
     trees: Vec<Option<OwnedFd>>,
     root: Option<OwnedFd>,
+    /// The host's mount namespace, where sources are left to be opened, and the container's while we are there.
+    host_mounts: Option<OwnedFd>,
+    own_mounts: Option<OwnedFd>,
     terminal: Option<Pty>,
 }
 
@@ -105,6 +109,15 @@ impl Child<'_> {
             }
             Step::Join(of, namespaces) | Step::JoinProcess(of, namespaces) => process::setns(of.as_fd(), *namespaces),
             Step::Sysctl { path, value } => self.proc.write(path, value.as_bytes()),
+            Step::RememberHostMounts => {
+                self.host_mounts = Some(self.proc.open_namespace(c"self/ns/mnt")?);
+                Ok(())
+            }
+            Step::EnterHostMounts => {
+                self.own_mounts = Some(self.proc.open_namespace(c"self/ns/mnt")?);
+                enter_mounts(self.host_mounts.as_ref())
+            }
+            Step::LeaveHostMounts => enter_mounts(self.own_mounts.take().as_ref()),
             Step::EnterPodMounts { pod } => enter_pod_mounts(pod.as_ref()),
             Step::AttachRoot => mount::attach(self.root()?, rootfs::open_host_directory(scaffold::ROOT)?.as_fd()),
             Step::Mount(target) => self.mount(target),
@@ -159,12 +172,12 @@ impl Child<'_> {
         self.root.as_ref().map(AsFd::as_fd).ok_or_else(|| SysError::new("open the root", ENOENT))
     }
 
-    fn tree(&self, slot: Slot) -> SysResult<BorrowedFd<'_>> {
-        let tree = self.trees.get(slot).and_then(Option::as_ref);
-        tree.map(AsFd::as_fd).ok_or_else(|| SysError::new("find a tree", ENOENT))
+    fn take_tree(&mut self, slot: Slot) -> SysResult<OwnedFd> {
+        let tree = self.trees.get_mut(slot).and_then(Option::take);
+        tree.ok_or_else(|| SysError::new("find a tree", ENOENT))
     }
 
-    fn mount(&self, target: &Target) -> SysResult<()> {
+    fn mount(&mut self, target: &Target) -> SysResult<()> {
         let root = self.root()?;
         let path = &target.destination;
         match &target.what {
@@ -178,11 +191,12 @@ impl Child<'_> {
                 mount::attach(tree.as_fd(), place(root, path, of_kernel, target.over_proc)?.as_fd())
             }
             What::Tree(slot) => {
-                let tree = self.tree(*slot)?;
-                let make = if rootfs::kind_of(tree)? == Kind::Directory { Make::Directory } else { Make::File };
+                let tree = self.take_tree(*slot)?;
+                let root = self.root()?;
+                let make = if rootfs::kind_of(tree.as_fd())? == Kind::Directory { Make::Directory } else { Make::File };
                 let onto = rootfs::open_or_make(root, path, make)?;
                 refuse_proc(onto.as_fd(), target.over_proc)?;
-                mount::attach(tree, onto.as_fd())
+                mount::attach(tree.as_fd(), onto.as_fd())
             }
             What::PodShm(attributes) => {
                 let tree = mount::clone_tree(scaffold::SHM, Depth::One)?;
@@ -196,7 +210,8 @@ impl Child<'_> {
                 mount::attach(top.as_fd(), place(root, path, false, target.over_proc)?.as_fd())?;
                 for (name, slot) in slots {
                     rootfs::make_directory(top.as_fd(), name, 0o755)?;
-                    mount::attach(self.tree(*slot)?, rootfs::open_child(top.as_fd(), name)?.as_fd())?;
+                    let tree = self.take_tree(*slot)?;
+                    mount::attach(tree.as_fd(), rootfs::open_child(top.as_fd(), name)?.as_fd())?;
                 }
                 for (name, to) in links {
                     rootfs::make_link(top.as_fd(), name, to)?;
@@ -247,7 +262,18 @@ impl Child<'_> {
     fn set_stdio(&self, uid: u32) -> SysResult<()> {
         match (self.stdio, &self.terminal) {
             (Stdio::Pipes { stdin, stdout, stderr }, _) => {
-                process::set_stdio(stdin.as_fd(), stdout.as_fd(), stderr.as_fd())?;
+                let null = Kind::Character(rootfs::device_number(1, 3));
+                let mut own = None;
+                for stream in [stdin, stdout, stderr] {
+                    if own.is_none() && rootfs::kind_of(stream.as_fd())? == null {
+                        own = Some(self.open_own_null(null)?);
+                    }
+                }
+                let pick = |stream| match (&own, rootfs::kind_of(BorrowedFd::as_fd(&stream))) {
+                    (Some(own), Ok(kind)) if kind == null => own.as_fd(),
+                    _ => stream,
+                };
+                process::set_stdio(pick(stdin.as_fd()), pick(stdout.as_fd()), pick(stderr.as_fd()))?;
                 // A program that isn't root opens /dev/stdout anew, which is a pipe of root's.
                 for stream in [stdin, stdout, stderr].into_iter().filter(|_| uid != 0) {
                     if !matches!(rootfs::kind_of(stream.as_fd())?, Kind::Character(_) | Kind::Block(_)) {
@@ -269,6 +295,13 @@ impl Child<'_> {
             }
             (Stdio::Terminal { .. }, None) => Err(SysError::new("open a terminal", ENOENT)),
         }
+    }
+
+    /// The container's own null device in place of the host's, whose mode and owner root in the container could change by
+    /// the descriptor.
+    fn open_own_null(&self, null: Kind) -> SysResult<OwnedFd> {
+        let own = rootfs::open_in_root_to_write(self.root()?, c"dev/null")?;
+        if rootfs::kind_of(own.as_fd())? == null { Ok(own) } else { Err(SysError::new("open(\"/dev/null\")", ENODEV)) }
     }
 
     fn enter_working_directory(&self, path: &CStr) -> SysResult<()> {
@@ -324,6 +357,11 @@ fn confine(step: &Step) -> SysResult<()> {
         Step::Seccomp(program) => program.load(),
         _ => Ok(()),
     }
+}
+
+fn enter_mounts(of: Option<&OwnedFd>) -> SysResult<()> {
+    let of = of.ok_or_else(|| SysError::new("find a mount namespace", ENOENT))?;
+    process::setns(of.as_fd(), Namespaces::MOUNT)
 }
 
 fn enter_pod_mounts(pod: Option<&OwnedFd>) -> SysResult<()> {

@@ -86,6 +86,9 @@ pub(crate) fn container(input: Input<'_>, cgroup: &ContainerCgroup, facts: &Fact
         steps.extend(fd.map(|fd| Step::Join(fd, namespace)));
     }
     steps.extend(sysctls(linux, new.flags)?);
+    if mounts.returns {
+        steps.push(Step::RememberHostMounts);
+    }
     steps.push(Step::EnterPodMounts { pod });
     steps.push(Step::AttachRoot);
     steps.extend(mounts.attach);

@@ -16,10 +16,14 @@ pub(crate) const NULL: &CStr = c"/null";
 /// The pod's `/dev/shm`.
 pub(crate) const SHM: &CStr = c"/shm";
 
-/// The host's null device, cloned in the host's mount namespace; 1:3 or an error.
+/// The host's null device, cloned in the host's mount namespace; 1:3 or an error. Read-only, which a device doesn't mind:
+/// `chmod` of a masked file would else change the host's own node.
 pub(crate) fn clone_null() -> SysResult<OwnedFd> {
     let null = rootfs::open_host_device(c"/dev/null", 1, 3)?;
-    mount::clone_tree_at(null.as_fd(), Depth::One)
+    let tree = mount::clone_tree_at(null.as_fd(), Depth::One)?;
+    let attributes = Attributes::READ_ONLY.and(Attributes::NO_SUID).and(Attributes::NO_EXEC);
+    mount::set_attributes(tree.as_fd(), Depth::One, attributes, Attributes::NONE, None)?;
+    Ok(tree)
 }
 
 /// Fills the caller's own mount namespace, a copy of the host's, with nothing but the above.

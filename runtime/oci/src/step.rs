@@ -43,6 +43,12 @@ pub(crate) enum Step {
     JoinProcess(OwnedFd, Namespaces),
     /// A kernel parameter of a namespace that was made or joined.
     Sysctl { path: CString, value: String },
+    /// Keeps the host's mount namespace, to come back for sources that were left there.
+    RememberHostMounts,
+    /// Back to the host's mount namespace, for more sources.
+    EnterHostMounts,
+    /// And to the container's again.
+    LeaveHostMounts,
     /// Enters the pod's mount namespace and leaves it for a copy; without one makes a copy of the host's and the same in it.
     EnterPodMounts { pod: Option<OwnedFd> },
     /// The root is attached; all that follows is done through its descriptor.
@@ -195,6 +201,8 @@ impl fmt::Display for Step {
             Self::Join(_, namespace) => write!(f, "join the pod's {} namespace", namespace_name(*namespace)),
             Self::JoinProcess(..) => f.write_str("join the container's namespaces"),
             Self::Sysctl { path, value } => write!(f, "set kernel parameter {path:?} to {value:?}"),
+            Self::RememberHostMounts | Self::EnterHostMounts => f.write_str("enter the host's mount namespace"),
+            Self::LeaveHostMounts => f.write_str("enter the container's mount namespace"),
             Self::EnterPodMounts { .. } => f.write_str("make a mount namespace"),
             Self::AttachRoot => f.write_str("attach the root"),
             Self::Mount(target) => match &target.what {

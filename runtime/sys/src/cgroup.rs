@@ -14,9 +14,7 @@ use crate::error::{SysError, SysResult};
 use crate::procfs::{self, Mount, write_once};
 use crate::rootfs::c_path;
 
-mod moves;
 mod usage;
-pub use moves::{QuickMoves, quick_moves};
 pub use usage::Usage;
 
 /// Controllers of version 1 that are used; a hierarchy with none of them (`name=systemd`) is left alone.

@@ -25,7 +25,7 @@ pub use attributes::{
 };
 pub use list::{DirectoryEntry, read_directory};
 pub use sync::{FsSpace, LockKind, fallocate, fdatasync, flock, fstatfs, fsync, ftruncate, syncfs};
-pub use tree::{TreeUsage, remove_tree, tree_usage};
+pub use tree::remove_tree;
 
 /// How a file is opened; `|` joins. `O_CLOEXEC` and `O_NOCTTY` are always set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

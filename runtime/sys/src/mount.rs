@@ -189,14 +189,6 @@ pub fn new_filesystem(kind: &CStr, options: &[(&CStr, Option<&CStr>)], attribute
     fsmount(fs.as_fd(), attributes)
 }
 
-/// `mount(source, target, type, 0, data)`: the old call, for an overlay of many layers before Linux 6.8.
-/// <https://man7.org/linux/man-pages/man2/mount.2.html>
-pub fn mount_by_strings(source: &CStr, target: &CStr, kind: &CStr, data: &CStr) -> SysResult<()> {
-    raw::mount(source, target, kind, raw::MountFlags::empty(), data).map_err(|errno| {
-        SysError::new(format!("mount({source:?}, {target:?}, {kind:?}, {data:?})"), errno.raw_os_error())
-    })
-}
-
 /// `mount(NULL, "/", NULL, MS_REC | propagation)`: of the whole mount namespace.
 pub fn set_propagation_of_all(propagation: Propagation) -> SysResult<()> {
     let flags = raw::MountPropagationFlags::REC

@@ -25,17 +25,9 @@ pub struct WindowSize {
     pub columns: u16,
 }
 
-/// `open("/dev/ptmx", O_RDWR | O_NOCTTY | O_CLOEXEC)`, `ioctl(TIOCSPTLCK, 0)`, `ioctl(TIOCGPTPEER)`: a terminal of the
-/// host's devpts. The slave is opened through the master, so no path is trusted. Linux 4.13.
+/// `ioctl(master, TIOCSPTLCK, 0)`, `ioctl(master, TIOCGPTPEER)`: the slave of a master that was opened in a container's
+/// own devpts. It is opened through the master, so no path is trusted. Linux 4.13.
 /// <https://man7.org/linux/man-pages/man2/TIOCGPTPEER.2const.html>
-pub fn open_pair() -> SysResult<Pty> {
-    let flags = OpenptFlags::RDWR | OpenptFlags::NOCTTY | OpenptFlags::CLOEXEC;
-    let master = rustix::pty::openpt(flags)
-        .map_err(|errno| SysError::new("open(\"/dev/ptmx\", O_RDWR | O_NOCTTY)", errno.raw_os_error()))?;
-    pair(master)
-}
-
-/// The slave of a master that was opened elsewhere (in a container's own devpts, say).
 pub fn pair(master: OwnedFd) -> SysResult<Pty> {
     let call = |name: &str| format!("ioctl({}, {name})", master.as_raw_fd());
     rustix::pty::unlockpt(&master).map_err(|errno| SysError::new(call("TIOCSPTLCK"), errno.raw_os_error()))?;
@@ -52,13 +44,6 @@ pub fn set_window_size(terminal: BorrowedFd<'_>, size: WindowSize) -> SysResult<
         .map_err(|errno| SysError::new(format!("ioctl({}, TIOCSWINSZ)", terminal.as_raw_fd()), errno.raw_os_error()))
 }
 
-/// `ioctl(terminal, TIOCGWINSZ)`.
-pub fn window_size(terminal: BorrowedFd<'_>) -> SysResult<WindowSize> {
-    let size = rustix::termios::tcgetwinsize(terminal)
-        .map_err(|errno| SysError::new(format!("ioctl({}, TIOCGWINSZ)", terminal.as_raw_fd()), errno.raw_os_error()))?;
-    Ok(WindowSize { rows: size.ws_row, columns: size.ws_col })
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs::File;
@@ -69,9 +54,11 @@ mod tests {
 
     #[test]
     fn what_is_typed_arrives_and_the_size_is_shared() {
-        let Pty { master, slave } = open_pair().expect("a terminal");
+        let master = rustix::pty::openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY).expect("a master");
+        let Pty { master, slave } = pair(master).expect("a terminal");
         set_window_size(master.as_fd(), WindowSize { rows: 24, columns: 100 }).expect("sets");
-        assert_eq!(window_size(slave.as_fd()).expect("asks"), WindowSize { rows: 24, columns: 100 });
+        let size = rustix::termios::tcgetwinsize(&slave).expect("asks");
+        assert_eq!((size.ws_row, size.ws_col), (24, 100));
         let mut master = File::from(master);
         master.write_all(b"typed\n").expect("writes");
         let mut line = [0; 6];

@@ -270,8 +270,8 @@ pub struct Node {
     pub gid: u32,
 }
 
-/// `mknodat`, `fchownat`, `fchmodat` of one component. Something that is there already must be the same device, or it is
-/// `EEXIST`: a root's own `/dev/null` that is a link or a file is never taken for one.
+/// `mknodat`, `fchownat` of one component; the mode is less the umask. Something that is there already must be the same
+/// device and keeps its mode, or it is `EEXIST`: a root's own `/dev/null` that is a link or a file is never taken for one.
 pub fn make_node(dir: BorrowedFd<'_>, name: &CStr, node: Node) -> SysResult<()> {
     let failed = |what: &str, errno: Errno| {
         SysError::new(format!("{what}({}, {name:?}, {:?})", dir.as_raw_fd(), node.kind), errno.raw_os_error())
@@ -281,7 +281,6 @@ pub fn make_node(dir: BorrowedFd<'_>, name: &CStr, node: Node) -> SysResult<()> 
         Kind::Block(device) => (rustix::fs::FileType::BlockDevice, device),
         Kind::Directory | Kind::Link | Kind::Other => (rustix::fs::FileType::Fifo, 0),
     };
-    // The umask is the child's; the mode is set again below.
     match rustix::fs::mknodat(dir, name, file_type, Mode::from_raw_mode(node.mode), device) {
         Ok(()) => {}
         Err(Errno::EXIST) => {
@@ -296,13 +295,13 @@ pub fn make_node(dir: BorrowedFd<'_>, name: &CStr, node: Node) -> SysResult<()> 
         }
         Err(errno) => return Err(failed("mknodat", errno)),
     }
+    // No chmod follows: it would walk a link that somebody who shares the directory has put there meanwhile.
     if (node.uid, node.gid) != (0, 0) {
         let owner = Some(rustix::fs::Uid::from_raw(node.uid));
         let group = Some(rustix::fs::Gid::from_raw(node.gid));
         rustix::fs::chownat(dir, name, owner, group, AtFlags::SYMLINK_NOFOLLOW).map_err(|e| failed("fchownat", e))?;
     }
-    // Nobody else can reach this directory yet, so the name can't have become a link meanwhile.
-    rustix::fs::chmodat(dir, name, Mode::from_raw_mode(node.mode), AtFlags::empty()).map_err(|e| failed("fchmodat", e))
+    Ok(())
 }
 
 /// `fchown(fd, uid, -1)`: ignores files that can't be given away.

@@ -30,11 +30,10 @@ const DEVICES_MAX: usize = 16 * 1024;
 
 /// Nothing is made where `/dev` is a directory of the host's, bound by the specification.
 pub(super) fn plan(spec: &Spec, linux: &Linux) -> Result<Vec<Step>, OciError> {
-    let bound = spec
-        .mounts()
-        .iter()
-        .flatten()
-        .any(|mount| mount.destination() == Path::new("/dev") && super::mounts::is_bind(mount));
+    let bound =
+        spec.mounts().iter().flatten().any(|mount| {
+            super::mounts::clean(mount.destination()) == Path::new("/dev") && super::mounts::is_bind(mount)
+        });
     if bound {
         return Ok(Vec::new());
     }

@@ -17,6 +17,10 @@ pub(crate) const POD_SHM: &str = "podwright:shm";
 /// Most mounts of a container: far more than any pod has, far less than the kernel's own limit of 100,000.
 const MOUNTS_MAX: usize = 10_000;
 
+/// Trees that are kept at once between the two mount namespaces: each is a descriptor, and a node may have been started
+/// with 256 of them.
+const TREES_MAX: usize = 64;
+
 /// What lxcfs and its kind put over files of procfs.
 const OVER_PROC: [&str; 10] = [
     "/proc/cpuinfo",
@@ -32,8 +36,12 @@ const OVER_PROC: [&str; 10] = [
 ];
 
 pub(super) struct Mounts {
+    /// In the host's mount namespace.
     pub(super) sources: Vec<Step>,
+    /// In the container's; goes back to the host's where there are more sources than can be kept at once.
     pub(super) attach: Vec<Step>,
+    /// Whether it goes back.
+    pub(super) returns: bool,
     pub(super) slots: usize,
 }
 
@@ -42,21 +50,28 @@ pub(super) fn plan(spec: &Spec, cgroup: &ContainerCgroup, own_groups: bool) -> R
     if list.len() > MOUNTS_MAX {
         return Err(OciError::invalid(format!("mounts: more than {MOUNTS_MAX} entries")));
     }
-    let mut mounts = Mounts { sources: Vec::new(), attach: Vec::new(), slots: 0 };
+    let mut mounts = Mounts { sources: Vec::new(), attach: Vec::new(), returns: false, slots: 0 };
+    let mut batch = Batch::default();
+    let mut begun_at = 0;
     for mount in list {
+        if mounts.slots - begun_at >= TREES_MAX {
+            mounts.finish(std::mem::take(&mut batch));
+            begun_at = mounts.slots;
+        }
         let destination = absolute(mount.destination(), "mounts.destination")?;
         let over_proc = over_proc(mount)?;
         let options = Options::parse(mount)?;
         let what = if is_bind(mount) {
-            bind(mount, &options, &mut mounts)?
+            bind(mount, &options, &mut mounts.slots, &mut batch)?
         } else {
             match kind_of(mount) {
-                "cgroup" | "cgroup2" => groups(cgroup, own_groups, &options, &mut mounts)?,
+                "cgroup" | "cgroup2" => groups(cgroup, own_groups, &options, &mut mounts.slots, &mut batch)?,
                 kind => filesystem(kind, mount, options)?,
             }
         };
-        mounts.attach.push(Step::Mount(Box::new(Target { destination, what, over_proc })));
+        batch.attach.push(Step::Mount(Box::new(Target { destination, what, over_proc })));
     }
+    mounts.finish(batch);
     Ok(mounts)
 }
 
@@ -68,11 +83,33 @@ fn kind_of(mount: &Mount) -> &str {
     mount.typ().as_deref().unwrap_or("bind")
 }
 
+/// Mounts whose trees are kept at once.
+#[derive(Default)]
+struct Batch {
+    sources: Vec<Step>,
+    attach: Vec<Step>,
+}
+
 impl Mounts {
-    fn slot(&mut self) -> usize {
-        self.slots += 1;
-        self.slots - 1
+    fn finish(&mut self, batch: Batch) {
+        if self.attach.is_empty() {
+            (self.sources, self.attach) = (batch.sources, batch.attach);
+            return;
+        }
+        if !batch.sources.is_empty() {
+            self.returns = true;
+            self.attach.push(Step::EnterHostMounts);
+            self.attach.extend(batch.sources);
+            self.attach.push(Step::LeaveHostMounts);
+        }
+        self.attach.extend(batch.attach);
     }
+}
+
+/// The next slot.
+fn slot(slots: &mut usize) -> usize {
+    *slots += 1;
+    *slots - 1
 }
 
 /// Nothing but procfs goes to `/proc`, and nothing below it but what lxcfs needs: a file put over `/proc/self/attr` would
@@ -101,7 +138,7 @@ fn over_proc(mount: &Mount) -> Result<OverProc, OciError> {
 }
 
 /// Without `.`, `..` and doubled slashes, by the letters alone: links are looked at when the path is walked.
-fn clean(path: &Path) -> PathBuf {
+pub(super) fn clean(path: &Path) -> PathBuf {
     path.components().fold(PathBuf::from("/"), |mut cleaned, part| {
         match part {
             Component::Normal(name) => cleaned.push(name),
@@ -112,35 +149,41 @@ fn clean(path: &Path) -> PathBuf {
     })
 }
 
-fn bind(mount: &Mount, options: &Options, mounts: &mut Mounts) -> Result<What, OciError> {
+fn bind(mount: &Mount, options: &Options, slots: &mut usize, batch: &mut Batch) -> Result<What, OciError> {
     let source = mount.source().as_ref().ok_or_else(|| OciError::invalid("mounts: a bind mount without a source"))?;
     if source == Path::new(POD_SHM) {
         return Ok(What::PodShm(options.set));
     }
-    let slot = mounts.slot();
+    let slot = slot(slots);
     let path = absolute(source, "mounts.source")?;
     let Options { set, clear, depth, reach, propagation, .. } = *options;
     let source = Source { slot, path, depth, set, clear, reach, propagation };
-    mounts.sources.push(Step::CloneSource(Box::new(source)));
+    batch.sources.push(Step::CloneSource(Box::new(source)));
     Ok(What::Tree(slot))
 }
 
 /// The container sees its own groups; without a cgroup namespace (privileged) the whole hierarchies.
-fn groups(cgroup: &ContainerCgroup, own: bool, options: &Options, mounts: &mut Mounts) -> Result<What, OciError> {
+fn groups(
+    cgroup: &ContainerCgroup,
+    own: bool,
+    options: &Options,
+    count: &mut usize,
+    batch: &mut Batch,
+) -> Result<What, OciError> {
     let quiet = Attributes::NO_SUID.and(Attributes::NO_DEV).and(Attributes::NO_EXEC);
     let attributes = options.set.and(quiet);
     let mut slots = Vec::new();
     let mut links = Vec::new();
     for (hierarchy, directory) in cgroup.group.each() {
-        let slot = mounts.slot();
+        let slot = slot(count);
         if own {
             let directory = directory
                 .try_clone_to_owned()
                 .map_err(|error| runtime_sys::SysError::from_io("fcntl(F_DUPFD_CLOEXEC)", &error))
                 .map_err(|source| OciError::Kernel { step: "open the container's cgroup".to_owned(), source })?;
-            mounts.sources.push(Step::CloneGroup { slot, directory, attributes });
+            batch.sources.push(Step::CloneGroup { slot, directory, attributes });
         } else {
-            mounts.sources.push(Step::CloneSource(Box::new(Source {
+            batch.sources.push(Step::CloneSource(Box::new(Source {
                 slot,
                 path: absolute(&hierarchy.mount_point, "cgroup")?,
                 depth: Depth::One,

@@ -245,6 +245,15 @@ impl Running {
         self.cgroup.remove().expect("removes");
     }
 
+    /// One whose output nobody reads, and its group.
+    pub(crate) fn begin_exec(&self, id: &str, process: &Value) -> (Process, ContainerCgroup) {
+        let process: ProcessSpec = serde_json::from_value(process.clone()).expect("is a process");
+        let target = ExecTarget { id, init: self.process.pidfd.as_fd(), cgroup: &self.cgroup };
+        let mut launching = launch_exec(&target, &process, self.seccomp.clone(), pipes().0).expect("launches");
+        let leaf = launching.cgroup();
+        (drive(&mut launching).expect("runs"), leaf)
+    }
+
     pub(crate) fn exec(&self, id: &str, process: &Value) -> Result<Outcome, OciError> {
         let process: ProcessSpec = serde_json::from_value(process.clone()).expect("is a process");
         let target = ExecTarget { id, init: self.process.pidfd.as_fd(), cgroup: &self.cgroup };

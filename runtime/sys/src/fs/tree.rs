@@ -1,4 +1,4 @@
-//! Whole directory trees: removing one, counting one. One descriptor and no recursion, so that neither the depth that a
+//! Whole directory trees: removing one. One descriptor and no recursion, so that neither the depth that a
 //! stranger chose nor the limit on open files matters. No link is followed, no mount is crossed.
 
 use std::ffi::OsString;
@@ -7,15 +7,6 @@ use std::path::Path;
 
 use super::{Kind, Open, Removal, Resolve, fstat, fstatat, openat, openat2, read_directory, unlinkat};
 use crate::{SysError, SysResult};
-
-/// What a tree takes on the disk.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct TreeUsage {
-    /// Bytes in allocated blocks. A file with two names inside the tree counts twice.
-    pub bytes: u64,
-    /// Files and directories, the tree's root included.
-    pub inodes: u64,
-}
 
 /// One directory on the way down: its own name, what identifies it, and what is still to be visited in it.
 struct Level {
@@ -88,54 +79,6 @@ fn remove_files(directory: &OwnedFd) -> SysResult<Vec<OsString>> {
             pending.push(entry.name);
         } else {
             unlinkat(directory, Path::new(&entry.name), Removal::File)?;
-        }
-    }
-    Ok(pending)
-}
-
-/// Counts what `name` below `at` takes; nothing there counts nothing.
-///
-/// # Errors
-/// The first call that failed, also when the tree changes while it is counted.
-pub fn tree_usage(at: impl AsFd, name: impl AsRef<Path>) -> SysResult<TreeUsage> {
-    let (at, name) = (at.as_fd(), name.as_ref());
-    let found = match fstatat(at, name) {
-        Err(error) if error.errno() == libc::ENOENT => return Ok(TreeUsage::default()),
-        Err(error) => return Err(error),
-        Ok(found) => found,
-    };
-    let mut usage = TreeUsage { bytes: found.allocated_bytes, inodes: 1 };
-    if found.kind != Kind::Directory {
-        return Ok(usage);
-    }
-    let mut here = openat(at, name, Open::READ | Open::DIRECTORY | Open::NO_FOLLOW, 0)?;
-    let pending = count_files(&here, &mut usage)?;
-    let mut levels = vec![level(name.as_os_str().to_owned(), &here, pending)?];
-    while let Some(top) = levels.last_mut() {
-        if let Some(child) = top.pending.pop() {
-            let below = descend(&here, Path::new(&child))?;
-            let pending = count_files(&below, &mut usage)?;
-            levels.push(level(child, &below, pending)?);
-            here = below;
-        } else {
-            levels.pop();
-            if let Some(parent) = levels.last() {
-                here = ascend(&here, parent)?;
-            }
-        }
-    }
-    Ok(usage)
-}
-
-/// Adds what lies in a directory; answers with its subdirectories.
-fn count_files(directory: &OwnedFd, usage: &mut TreeUsage) -> SysResult<Vec<OsString>> {
-    let mut pending = Vec::new();
-    for entry in read_directory(directory)? {
-        let found = fstatat(directory, Path::new(&entry.name))?;
-        usage.bytes = usage.bytes.saturating_add(found.allocated_bytes);
-        usage.inodes += 1;
-        if found.kind == Kind::Directory {
-            pending.push(entry.name);
         }
     }
     Ok(pending)
