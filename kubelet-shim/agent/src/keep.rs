@@ -65,7 +65,7 @@ pub(crate) enum Ended {
 pub(crate) struct Keep {
     pub(crate) shared: Arc<Shared>,
     pub(crate) pod: Arc<Pod>,
-    pub(crate) source: Source,
+    pub(crate) source: watch::Receiver<Source>,
     pub(crate) memory: Memory,
     pub(crate) deletion: watch::Receiver<Deletion>,
     pub(crate) wake: Arc<Notify>,
@@ -119,6 +119,8 @@ impl Keep {
                 }
                 () = self.wake.notified() => look = true,
                 _ = self.deletion.changed() => {}
+                // Written down again: the next keeper must know the file too.
+                _ = self.source.changed() => saved = None,
                 // The one place that sleeps. A moment that has come already costs a millisecond, never a busy loop.
                 () = tokio::time::sleep(pause.clamp(Duration::from_millis(1), relist)) => look = pause >= relist,
             }
@@ -192,7 +194,7 @@ impl Keep {
     async fn save(&self, durability: Durability) {
         let record = Record {
             boot: self.shared.boot.clone(),
-            source: self.source.clone(),
+            source: self.source.borrow().clone(),
             pod: Pod::clone(&self.pod),
             memory: self.memory.clone(),
         };

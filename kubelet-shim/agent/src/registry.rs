@@ -26,7 +26,8 @@ const PODS_MAX: usize = 1_000;
 #[derive(Debug)]
 struct Entry {
     view: Arc<Mutex<PodView>>,
-    source: Source,
+    /// Changes when its file is renamed.
+    source: watch::Sender<Source>,
     revision: String,
     grace: Duration,
     deletion: watch::Sender<Deletion>,
@@ -101,7 +102,7 @@ impl Registry {
         let deletion = watch::Sender::new(memory.is_deleting().then(|| (clock::now(), pod.grace)));
         let entry = Entry {
             view: Arc::clone(&view),
-            source: source.clone(),
+            source: watch::Sender::new(source),
             revision: pod.revision.clone(),
             grace: pod.grace,
             wake: Arc::clone(&wake),
@@ -112,7 +113,7 @@ impl Registry {
         let keep = Keep {
             shared,
             pod: Arc::new(pod),
-            source,
+            source: entry.source.subscribe(),
             memory,
             deletion: entry.deletion.subscribe(),
             wake,
@@ -145,7 +146,11 @@ impl Registry {
     /// Runs a pod, or replaces the one of its key: stopped first, then started.
     fn want(self: &Arc<Self>, pods: &mut BTreeMap<PodKey, Entry>, pod: Pod, source: Source) {
         match pods.get_mut(&pod.key()) {
-            Some(entry) if entry.revision == pod.revision && !entry.is_deleting() => entry.next = None,
+            Some(entry) if entry.revision == pod.revision && !entry.is_deleting() => {
+                entry.next = None;
+                // Else a mistake made in the renamed file would end the pod, since its former file is gone.
+                entry.source.send_if_modified(|former| std::mem::replace(former, source.clone()) != source);
+            }
             Some(entry) => {
                 entry.next = Some((pod, source));
                 if !entry.is_deleting() {
@@ -161,8 +166,8 @@ impl Registry {
         let mut keys = BTreeSet::new();
         for pod in &wanted {
             let key = pod.key();
-            if let Some(Entry { source: Source::File(file), .. }) = pods.get(&key) {
-                return Err(AgentError::FromManifest { key, file: file.clone() });
+            if let Some(Source::File(file)) = pods.get(&key).map(|entry| entry.source.borrow().clone()) {
+                return Err(AgentError::FromManifest { key, file });
             }
             if !keys.insert(key.clone()) {
                 return Err(AgentError::Twice { key });
@@ -197,8 +202,9 @@ impl Registry {
                         .push((file.clone(), format!("pod {key} stands in {} too; that one counts", other.display())));
                     continue;
                 }
-                let is_applied =
-                    pods.get(&key).is_some_and(|entry| entry.source == Source::Applied && entry.next.is_none());
+                let is_applied = pods
+                    .get(&key)
+                    .is_some_and(|entry| *entry.source.borrow() == Source::Applied && entry.next.is_none());
                 if is_applied {
                     refused.push((file.clone(), format!("pod {key} was applied by hand; delete it first")));
                     continue;
@@ -212,7 +218,7 @@ impl Registry {
             }
         }
         for (key, entry) in pods.iter_mut() {
-            if let Source::File(file) = &entry.source
+            if let Source::File(file) = &*entry.source.borrow()
                 && !wanted.contains_key(key)
                 && !kept.contains(file)
             {
@@ -229,7 +235,7 @@ impl Registry {
         let mut alive = {
             let mut pods = self.lock();
             let entry = pods.get_mut(key).ok_or_else(|| AgentError::NoSuchPod { key: key.clone() })?;
-            if let Source::File(file) = &entry.source
+            if let Source::File(file) = &*entry.source.borrow()
                 && !entry.is_deleting()
             {
                 return Err(AgentError::FromManifest { key: key.clone(), file: file.clone() });

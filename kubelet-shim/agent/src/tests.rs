@@ -245,6 +245,34 @@ async fn the_directory_is_mirrored_and_bad_files_are_named() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_pod_follows_its_file_to_another_name() {
+    let scratch = Scratch::new("renamed");
+    let _fake = Fake::serve(&scratch.0.join("cri.sock")).await;
+    let directory = scratch.0.join("manifests");
+    std::fs::create_dir(&directory).unwrap();
+    std::fs::write(directory.join("a.yaml"), text("a", "containers: [{name: c, image: i:1}]")).unwrap();
+    let config = AgentConfig { manifests: Some(directory.clone()), ..scratch.config() };
+    let agent = Agent::start(config.clone()).await.unwrap();
+    until("a runs", || agent.get(&key("a")).is_some_and(|view| view.is_ready())).await;
+    let uid = agent.get(&key("a")).unwrap().uid;
+    std::fs::rename(directory.join("a.yaml"), directory.join("b.yaml")).unwrap();
+    let records = scratch.0.join("state/pods");
+    let is_recorded = || {
+        let record = std::fs::read_dir(&records).unwrap().next().unwrap().unwrap().path();
+        std::fs::read_to_string(record).is_ok_and(|text| text.contains("manifests/b.yaml"))
+    };
+    until("the new name is written down", is_recorded).await;
+    std::fs::write(directory.join("b.yaml"), "apiVersion: v1\nkind: Pod\n").unwrap();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(agent.get(&key("a")).is_some_and(|view| !view.deleting), "a broken edit stopped the renamed pod");
+    agent.shutdown(Shutdown::LeavePods).await;
+    let next = Agent::start(config).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(400)).await;
+    assert!(next.get(&key("a")).is_some_and(|view| !view.deleting && view.uid == uid), "the next keeper stopped it");
+    next.shutdown(Shutdown::StopPods).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn probes_over_the_network() {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();

@@ -4,8 +4,8 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
-/// `sun_path` holds 108 bytes with the closing zero (unix(7)).
-const SOCKET_PATH_BYTES_MAX: usize = 107;
+/// `sun_path` holds 108 bytes with the closing zero (unix(7)), and a node binds beside the path, under a name one byte longer.
+const SOCKET_PATH_BYTES_MAX: usize = 106;
 
 /// A unix socket, written `unix:///path/to.sock`.
 #[derive(Debug, Clone, PartialEq, Eq, serde::Deserialize)]
@@ -18,7 +18,7 @@ pub(crate) enum AddressError {
     #[error("{0:?} is no address: write unix:///absolute/path.sock")]
     Scheme(String),
     #[error(
-        "the socket's path has {bytes} bytes, the kernel takes at most {SOCKET_PATH_BYTES_MAX}: choose a shorter one"
+        "the socket's path has {bytes} bytes, a node can have at most {SOCKET_PATH_BYTES_MAX}: choose a shorter one"
     )]
     TooLong { bytes: usize },
 }
@@ -86,8 +86,8 @@ mod tests {
 
     #[test]
     fn a_path_that_the_kernel_would_cut_is_refused() {
-        let longest = format!("/{}", "a".repeat(106));
+        let longest = format!("/{}", "a".repeat(105));
         assert!(longest.parse::<Address>().is_ok());
-        assert_eq!(format!("{longest}a").parse::<Address>(), Err(AddressError::TooLong { bytes: 108 }));
+        assert_eq!(format!("{longest}a").parse::<Address>(), Err(AddressError::TooLong { bytes: 107 }));
     }
 }

@@ -214,7 +214,11 @@ impl NodeOptions {
         toml::from_str(text).map_err(|error| {
             let start = error.span().map_or(0, |span| span.start).min(text.len());
             let line = text.as_bytes()[..start].iter().filter(|byte| **byte == b'\n').count() + 1;
-            ConfigError::Syntax { file: file.to_owned(), line, message: error.message().to_owned() }
+            // A value's own error ("invalid IP address syntax") names neither the key nor the value.
+            let source = text.lines().nth(line - 1).unwrap_or_default().trim();
+            let message = error.message().trim_end();
+            let message = if source.is_empty() { message.to_owned() } else { format!("{message}; it says `{source}`") };
+            ConfigError::Syntax { file: file.to_owned(), line, message }
         })
     }
 
@@ -241,7 +245,7 @@ impl NodeOptions {
     }
 
     /// Defaults where nothing is said, and checks of what is.
-    fn complete(self) -> Result<Settings, ConfigError> {
+    pub(crate) fn complete(self) -> Result<Settings, ConfigError> {
         let run = absolute(self.run.unwrap_or_else(|| PathBuf::from("/run/podwright")))?;
         let listen = match self.listen {
             Some(listen) => listen,

@@ -163,7 +163,9 @@ impl Control for ControlService {
         // Over the socket like any other client: what can be asked of CRI is asked of CRI.
         let client = Client::connect(&self.0.settings.listen).await.map_err(|error| Status::internal(chain(&error)))?;
         let (sender, receiver) = mpsc::channel(logs::LINES_AHEAD_MAX);
-        tokio::spawn(logs::send(client, request.into_inner(), sender));
+        let request = request.into_inner();
+        let ended = pods::ended(self.0.keeper.get().cloned(), request.pod.clone());
+        tokio::spawn(logs::send(client, request, ended, sender));
         Ok(Response::new(ReceiverStream::new(receiver)))
     }
 }

@@ -54,8 +54,8 @@ pub(crate) enum Error {
     StillThere { address: Address, seconds: u64 },
     #[error("cannot start the node in the background")]
     Background { source: io::Error },
-    #[error("the node ended at its start; its log {log:?} says:\n{tail}")]
-    BackgroundEnded { log: PathBuf, tail: String },
+    #[error("the node in the background ended at its start: {tail}")]
+    BackgroundEnded { tail: String },
     #[error("the node did not answer within {seconds} s; its log is {log:?}")]
     BackgroundSilent { log: PathBuf, seconds: u64 },
     #[error("cannot start the program's threads")]

@@ -46,13 +46,10 @@ impl Screen {
 
     /// The view of one image's pull.
     pub(crate) fn pull(&self, image: &str) -> PullView {
-        PullView {
-            screen: self.clone(),
-            image: output::tame(image),
-            layers: HashMap::new(),
-            spinner: self.spinner(),
-            pulled: None,
-        }
+        let spinner = self.spinner();
+        // A registry may be slow to answer, and the demo image is assembled first.
+        spinner.set_message(format!("image {}", output::tame(image)));
+        PullView { screen: self.clone(), image: output::tame(image), layers: HashMap::new(), spinner, pulled: None }
     }
 }
 

@@ -135,8 +135,17 @@ pub(crate) struct Node {
 }
 
 impl Node {
-    /// Opens everything and serves. Order matters: a socket that answers before recovery would deny pods that run.
+    /// Opens everything and serves. A node that can't leaves nothing behind.
     pub(crate) async fn start(settings: Settings, purpose: Purpose) -> Result<Node, ServeError> {
+        let started = Node::open(settings.clone(), purpose).await;
+        if started.is_err() {
+            places::undo(&settings);
+        }
+        started
+    }
+
+    /// Order matters: a socket that answers before recovery would deny pods that run.
+    async fn open(settings: Settings, purpose: Purpose) -> Result<Node, ServeError> {
         let began = Instant::now();
         host::check(purpose.command())?;
         places::make(&settings)?;

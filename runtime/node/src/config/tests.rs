@@ -83,6 +83,7 @@ fn what_is_wrong_is_named_with_its_line() {
     );
     check("log-level = 'loud'", "config.toml:1: unknown variant `loud`");
     check("bridge = 'a'\npod-cidr = '10.0.0.0/33'", "config.toml:2: ");
+    check("pod-cidr = 'garbage'", "config.toml:1: invalid IP address syntax; it says `pod-cidr = 'garbage'`");
     check("listen = 'tcp://1'", "config.toml:1: \"tcp://1\" is no address");
     check("bridge = 'a'\nbridge = 'b'", "config.toml:2: duplicate key");
 }

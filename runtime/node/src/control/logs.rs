@@ -41,15 +41,16 @@ struct Run {
     attempt: u32,
 }
 
-/// Sends what is asked for, until the end, the pod's end or the client's.
-pub(super) async fn send(client: Client, request: LogsRequest, lines: Lines) {
-    if let Err(status) = serve(client, request, &lines).await {
+/// Sends what is asked for, until the end, the pod's end or the client's. `ended` says whether the pod has come to its end:
+/// none of its containers will be started again, though it is still there.
+pub(super) async fn send(client: Client, request: LogsRequest, ended: impl Fn() -> bool, lines: Lines) {
+    if let Err(status) = serve(client, request, ended, &lines).await {
         // A client that is gone needs no answer.
         drop(lines.send(Err(status)).await);
     }
 }
 
-async fn serve(client: Client, request: LogsRequest, lines: &Lines) -> Result<(), Status> {
+async fn serve(client: Client, request: LogsRequest, ended: impl Fn() -> bool, lines: &Lines) -> Result<(), Status> {
     let runs = runs(&client, &request).await?;
     if runs.is_empty() && !(request.follow && sandbox_exists(&client, &request).await?) {
         return Err(Status::not_found(format!("no container of pod {} has run here", pod_name(&request))));
@@ -65,7 +66,7 @@ async fn serve(client: Client, request: LogsRequest, lines: &Lines) -> Result<()
     }
     let chosen = choose(runs, request.previous);
     if request.follow {
-        return follow(client, request, chosen, lines).await;
+        return follow(client, request, chosen, ended, lines).await;
     }
     if chosen.is_empty() {
         return Err(Status::not_found(format!("no container of pod {} ran before", pod_name(&request))));
@@ -102,8 +103,14 @@ fn choose(runs: Vec<Run>, previous: bool) -> Vec<Run> {
     chosen
 }
 
-/// One reader for each run, and more as containers are started, until the pod is gone.
-async fn follow(client: Client, request: LogsRequest, first: Vec<Run>, lines: &Lines) -> Result<(), Status> {
+/// One reader for each run, and more as containers are started, until the pod has ended or is gone.
+async fn follow(
+    client: Client,
+    request: LogsRequest,
+    first: Vec<Run>,
+    ended: impl Fn() -> bool,
+    lines: &Lines,
+) -> Result<(), Status> {
     let mut readers = JoinSet::new();
     // Runs before the chosen ones are not shown.
     let mut seen: BTreeSet<String> = runs(&client, &request).await?.into_iter().map(|run| run.id).collect();
@@ -121,10 +128,12 @@ async fn follow(client: Client, request: LogsRequest, first: Vec<Run>, lines: &L
             return Ok(());
         }
         while readers.try_join_next().is_some() {}
+        // Asked before the containers are listed: an ended pod's list is complete.
+        let over = ended();
         let known = runs(&client, &request).await?;
         fresh = known.iter().filter(|run| !seen.contains(&run.id)).cloned().collect();
         seen.extend(fresh.iter().map(|run| run.id.clone()));
-        if known.is_empty() && !sandbox_exists(&client, &request).await? {
+        if (over && fresh.is_empty()) || (known.is_empty() && !sandbox_exists(&client, &request).await?) {
             // Each reader ends by itself once it has sent the last line of a container that is gone.
             while readers.join_next().await.is_some() {}
             return Ok(());

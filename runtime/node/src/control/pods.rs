@@ -158,6 +158,16 @@ fn container_message(view: ContainerView) -> api::Container {
     }
 }
 
+/// Whether a pod of the keeper has ended, asked again and again. Of a pod that isn't the keeper's nobody knows.
+pub(super) fn ended(keeper: Option<Agent>, pod: Option<api::PodKey>) -> impl Fn() -> bool {
+    let key = pod.unwrap_or_default();
+    let key = PodKey { namespace: key.namespace, name: key.name };
+    move || {
+        let view = keeper.as_ref().and_then(|keeper| keeper.get(&key));
+        view.is_some_and(|view| view.is_over())
+    }
+}
+
 fn key_message(key: &PodKey) -> api::PodKey {
     api::PodKey { namespace: key.namespace.clone(), name: key.name.clone() }
 }

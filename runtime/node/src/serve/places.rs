@@ -103,20 +103,43 @@ pub(super) fn tidy(settings: &Settings) -> Vec<String> {
     };
     let logs = settings.root.join("logs");
     tell(&logs, fs::remove_dir_all(&logs));
+    let log = settings.run.join("node.log");
+    tell(&log, fs::remove_file(&log));
+    remove_places(settings, &mut tell);
+    failures
+}
+
+/// Takes away what a node that could not start has made, unless another one uses the place or pods are left there. What
+/// stays is harmless, and the start's own failure is the one that is told.
+pub(super) fn undo(settings: &Settings) {
+    let mut untold = |_: &Path, _: io::Result<()>| {};
+    match Lock::take(&settings.run) {
+        Ok(_lock) => {
+            let pods = fs::read_dir(settings.run.join("pods"));
+            if pods.is_ok_and(|mut pods| pods.next().is_some()) {
+                return;
+            }
+            remove_places(settings, &mut untold);
+        }
+        Err(ServeError::Locked { .. }) => {}
+        // There is no run directory: the state directory was made before it.
+        Err(_) => drop(fs::remove_dir(&settings.root)),
+    }
+}
+
+/// Removes what is empty of a node's directories, and its lock.
+fn remove_places(settings: &Settings, tell: &mut impl FnMut(&Path, io::Result<()>)) {
     // Volumes may lie there: what isn't empty is somebody's data.
-    for name in [KEEPER, FOREGROUND, "containers"] {
-        remove_empty(&settings.root.join(name), &mut tell);
+    for name in [KEEPER, FOREGROUND, "containers", "logs"] {
+        remove_empty(&settings.root.join(name), tell);
     }
     for name in ["pods", "network"] {
-        remove_empty(&settings.run.join(name), &mut tell);
+        remove_empty(&settings.run.join(name), tell);
     }
-    for name in ["lock", "node.log"] {
-        let path = settings.run.join(name);
-        tell(&path, fs::remove_file(&path));
-    }
+    let lock = settings.run.join("lock");
+    tell(&lock, fs::remove_file(&lock));
     tell(&settings.run, fs::remove_dir(&settings.run));
     tell(&settings.root, fs::remove_dir(&settings.root));
-    failures
 }
 
 /// Removes a directory and the empty ones in it, the deepest first. Enters no link and removes no file.
@@ -132,8 +155,47 @@ fn remove_empty(directory: &Path, tell: &mut impl FnMut(&Path, io::Result<()>)) 
 
 #[cfg(test)]
 mod tests {
-    use super::Lock;
+    use super::{Lock, make, undo};
+    use crate::config::{NodeOptions, Settings};
     use crate::serve::ServeError;
+
+    fn settings(place: &std::path::Path) -> Settings {
+        let options =
+            NodeOptions { root: Some(place.join("root")), run: Some(place.join("run")), ..NodeOptions::default() };
+        options.complete().expect("valid")
+    }
+
+    #[test]
+    fn a_node_that_could_not_start_leaves_only_what_is_somebodys() {
+        let place = std::env::temp_dir().join(format!("podwright-undo-{}", std::process::id()));
+        let settings = settings(&place);
+        let begin = || {
+            make(&settings).expect("makes");
+            for path in ["root/containers", "root/logs", "run/pods", "run/network/cache"] {
+                std::fs::create_dir_all(place.join(path)).expect("makes");
+            }
+            drop(Lock::take(&settings.run).expect("free"));
+        };
+        begin();
+        undo(&settings);
+        assert!(!settings.run.exists() && !settings.root.exists());
+
+        begin();
+        let held = Lock::take(&settings.run).expect("free");
+        undo(&settings);
+        assert!(settings.run.join("network").exists(), "another node's place was taken away");
+        drop(held);
+
+        std::fs::create_dir(settings.run.join("pods/abc")).expect("makes");
+        undo(&settings);
+        assert!(settings.run.join("network").exists(), "a living pod's place was taken away");
+        std::fs::remove_dir(settings.run.join("pods/abc")).expect("removes");
+
+        std::fs::write(settings.root.join("logs/line"), "precious").expect("writes");
+        undo(&settings);
+        assert!(!settings.run.exists() && settings.root.join("logs/line").exists());
+        std::fs::remove_dir_all(&place).expect("removes");
+    }
 
     #[test]
     fn a_second_node_is_told_who_holds_the_place() {

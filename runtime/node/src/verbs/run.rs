@@ -131,6 +131,10 @@ async fn attached(mut client: Client, job: &Job, screen: &Screen, ends: &mut End
     }
     let mut logs = Logs::default();
     let ended = follow_to(&mut client, job, screen, ends, (job.until, &mut logs)).await;
+    if let Ok(Ended::Over { .. }) = &ended {
+        // A program that fails at once says why in its last lines, and they go with the pod.
+        logs.of_ended().await;
+    }
     take_away(&client, job.names(), screen, ends).await;
     logs.finish().await;
     match ended? {

@@ -27,6 +27,7 @@ pub(super) async fn start(settings: &Settings, config: Option<PathBuf>) -> Resul
     serve::check_host("podwright run --detach")?;
     settings.supervisor_program()?;
     let log = settings.run.join("node.log");
+    let is_new = !log.exists();
     let mut child = spawn(settings, config, &log).map_err(|source| Error::Background { source })?;
     let began = Instant::now();
     loop {
@@ -36,10 +37,13 @@ pub(super) async fn start(settings: &Settings, config: Option<PathBuf>) -> Resul
             return Ok(client);
         }
         if let Ok(Some(_)) = child.try_wait() {
-            let text = fs::read_to_string(&log).unwrap_or_default();
-            let lines: Vec<&str> = text.lines().collect();
-            let tail = lines[lines.len().saturating_sub(TAIL_LINES)..].join("\n");
-            return Err(Error::BackgroundEnded { log, tail });
+            let tail = last_words(&fs::read_to_string(&log).unwrap_or_default());
+            if is_new {
+                // Nothing is in it but what is told here. The directory stays when it is somebody's.
+                drop(fs::remove_file(&log));
+                drop(fs::remove_dir(&settings.run));
+            }
+            return Err(Error::BackgroundEnded { tail });
         }
         if began.elapsed() > START_DEADLINE {
             // It is of no use to anybody, and nothing may be left behind.
@@ -49,6 +53,14 @@ pub(super) async fn start(settings: &Settings, config: Option<PathBuf>) -> Resul
         }
         tokio::time::sleep(START_PERIOD).await;
     }
+}
+
+/// What a node ended with: its failure, or else the last lines of its log.
+fn last_words(log: &str) -> String {
+    let lines: Vec<&str> = log.lines().collect();
+    let failure = lines.iter().rposition(|line| line.starts_with("podwright: "));
+    let tail = &lines[failure.unwrap_or(lines.len().saturating_sub(TAIL_LINES))..];
+    tail.join("\n").trim_start_matches("podwright: ").to_owned()
 }
 
 fn spawn(settings: &Settings, config: Option<PathBuf>, log: &Path) -> std::io::Result<Child> {
@@ -80,5 +92,19 @@ pub(super) async fn end(mut client: Client, settings: &Settings) {
     let began = Instant::now();
     while settings.run.exists() && began.elapsed() < START_DEADLINE {
         tokio::time::sleep(START_PERIOD).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::last_words;
+
+    #[test]
+    fn a_node_that_could_not_start_is_quoted_without_its_chatter() {
+        let log = "10:00 INFO an earlier start\npodwright: an earlier failure\n10:01 INFO this machine lacks something\n\
+                   podwright: the image store can't be opened:\nno space left\n";
+        assert_eq!(last_words(log), "the image store can't be opened:\nno space left");
+        assert_eq!(last_words("1\n2\n3\n4\n5\n6\n7"), "3\n4\n5\n6\n7");
+        assert_eq!(last_words(""), "");
     }
 }

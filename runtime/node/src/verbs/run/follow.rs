@@ -8,6 +8,7 @@ use runtime_control_api::v1::pod_update::Update;
 use runtime_control_api::v1::{LogsRequest, Pod, PodKey, PodUpdate, WatchPodsRequest};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tonic::Streaming;
 
 use super::judge::{Verdict, judge};
@@ -37,14 +38,24 @@ pub(super) enum Ended {
 
 /// The pods' logs on their way to the terminal.
 #[derive(Debug, Default)]
-pub(super) struct Logs(JoinSet<()>);
+pub(super) struct Logs {
+    printers: JoinSet<()>,
+    /// Cancelled once the pods are gone: one that never had a container has no lines that could be waited for.
+    gone: CancellationToken,
+}
 
 impl Logs {
+    /// Waits for the last lines of pods that have ended and are still there: they go with the pod.
+    pub(super) async fn of_ended(&mut self) {
+        let all = async { while self.printers.join_next().await.is_some() {} };
+        // Those of a pod that hasn't ended have no end: what came until now is enough.
+        drop(tokio::time::timeout(LAST_LINES_DEADLINE, all).await);
+    }
+
     /// Waits for the last lines of pods that are gone.
     pub(super) async fn finish(mut self) {
-        let all = async { while self.0.join_next().await.is_some() {} };
-        // Those of a pod that isn't gone have no end: what came until now is enough.
-        drop(tokio::time::timeout(LAST_LINES_DEADLINE, all).await);
+        self.gone.cancel();
+        self.of_ended().await;
     }
 }
 
@@ -138,7 +149,9 @@ impl<'a> Followed<'a> {
         }
         if before.is_none() && self.until == Until::Done {
             let prefix = if self.job.pods.len() > 1 { format!("{name}/") } else { String::new() };
-            self.logs.0.spawn(show_logs(self.client.clone(), name.clone(), prefix, self.screen.clone()));
+            let show =
+                show_logs(self.client.clone(), name.clone(), prefix, self.screen.clone(), self.logs.gone.clone());
+            self.logs.printers.spawn(show);
         }
         self.pods.insert(name.to_string(), pod);
         self.decide()
@@ -205,8 +218,8 @@ impl Drop for Followed<'_> {
     }
 }
 
-/// Prints what a pod's containers write, until the pod is gone.
-async fn show_logs(mut client: Client, pod: PodName, prefix: String, screen: Screen) {
+/// Prints what a pod's containers write, until the pod has ended or is gone.
+async fn show_logs(mut client: Client, pod: PodName, prefix: String, screen: Screen, gone: CancellationToken) {
     let request = LogsRequest {
         pod: Some(PodKey { namespace: pod.namespace, name: pod.name }),
         follow: true,
@@ -234,6 +247,24 @@ async fn show_logs(mut client: Client, pod: PodName, prefix: String, screen: Scr
                 Err(_) => return,
             }
         }
-        tokio::time::sleep(FIRST_LINES_PERIOD).await;
+        tokio::select! {
+            () = tokio::time::sleep(FIRST_LINES_PERIOD) => {}
+            () = gone.cancelled() => return,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{LAST_LINES_DEADLINE, Logs};
+
+    #[tokio::test]
+    async fn a_pod_that_never_had_a_line_keeps_nobody_waiting() {
+        let began = tokio::time::Instant::now();
+        let mut logs = Logs::default();
+        let gone = logs.gone.clone();
+        logs.printers.spawn(async move { gone.cancelled().await });
+        logs.finish().await;
+        assert!(began.elapsed() < LAST_LINES_DEADLINE, "waited for lines that can't come");
     }
 }

@@ -26,7 +26,9 @@ pub(super) fn changes(before: Option<&Pod>, now: &Pod) -> Vec<String> {
             && !now.ready
             && before.is_none_or(|before| !before.ready)
     };
-    for event in now.events.iter().filter(|event| event.warning && !starts_up(event)) {
+    // What a pod went through before it was looked at first, and got over, is history.
+    let over = now.ready && before.is_none();
+    for event in now.events.iter().filter(|event| event.warning && !over && !starts_up(event)) {
         let known = seen.iter().any(|old| {
             (&old.reason, &old.message, &old.container) == (&event.reason, &event.message, &event.container)
                 && old.count >= event.count
@@ -147,6 +149,8 @@ mod tests {
         };
         assert!(changes(None, &unwell(1)).is_empty());
         assert_eq!(changes(Some(&unwell(1)), &unwell(UNWELL_COUNT)).len(), 1);
+        let well = Pod { ready: true, ..unwell(UNWELL_COUNT) };
+        assert_eq!(changes(None, &well), ["ready"], "what a pod has got over is history");
         let was_ready = Pod { ready: true, ..Default::default() };
         assert!(changes(Some(&was_ready), &unwell(1)).iter().any(|line| line.contains("Unhealthy")));
     }
