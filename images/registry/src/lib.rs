@@ -9,7 +9,8 @@
 //! Every answer of a registry is hostile. Credentials go to the registry that they are for and to the token service that
 //! it names, never along a redirect to another host, never over plain HTTP to another machine, never to a mirror that
 //! they don't name. Proxies from the environment (`HTTPS_PROXY` and its kin) aren't honoured: the daemon's environment is
-//! no place for policy; a mirror does the same job in a file that can be read. Names are resolved without NSS modules.
+//! no place for policy; a mirror does the same job in a file that can be read. Names are resolved without NSS modules, by
+//! `/etc/hosts` and the name servers of `/etc/resolv.conf` alone: where it names none, that is an error and nobody is asked.
 
 mod auth;
 mod blob;
@@ -21,6 +22,7 @@ mod hosts;
 mod manifest;
 mod net;
 mod reference;
+mod resolver;
 mod token;
 
 pub use auth::{Auth, AuthFields, AuthFieldsError, Secret};

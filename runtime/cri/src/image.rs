@@ -52,8 +52,8 @@ impl ImageService for ImageVerbs {
 /// The name in a request, which must be there.
 fn named(image: Option<v1::ImageSpec>) -> Result<String, Status> {
     let name = image.map(|image| image.image).unwrap_or_default();
-    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.contains('\0') {
-        return Err(crate::error::invalid("image", "is missing, too long, or contains a NUL byte"));
+    if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
+        return Err(crate::error::invalid("image", "is missing, too long, or contains control characters"));
     }
     Ok(name)
 }

@@ -23,6 +23,9 @@ const TEXT_BYTES_MAX: usize = 1024 * 1024;
 /// Longest name, in bytes; Kubernetes' have 253.
 const NAME_BYTES_MAX: usize = 1024;
 
+/// Longest path, in bytes: what the kernel takes.
+const PATH_BYTES_MAX: usize = 4095;
+
 /// Most labels, or annotations, of one object.
 const ENTRIES_MAX: usize = 4096;
 
@@ -42,10 +45,24 @@ fn name(what: &str, given: String) -> Result<String, Status> {
     if given.is_empty() {
         return Err(invalid(what, "is missing"));
     }
+    optional_name(what, given)
+}
+
+/// A name that may be absent. It stands in lists, logs and messages, where a line break would forge a line.
+fn optional_name(what: &str, given: String) -> Result<String, Status> {
     if given.len() > NAME_BYTES_MAX {
         return Err(invalid(what, format!("longer than {NAME_BYTES_MAX} bytes")));
     }
-    text(what, given)
+    plain(what, given)
+}
+
+/// A text of one line: names, paths.
+fn plain(what: &str, given: String) -> Result<String, Status> {
+    let given = text(what, given)?;
+    match given.chars().find(|letter| letter.is_control()) {
+        Some(letter) => Err(invalid(what, format!("contains the control character {letter:?}"))),
+        None => Ok(given),
+    }
 }
 
 fn texts(what: &str, list: Vec<String>) -> Result<Vec<String>, Status> {
@@ -69,9 +86,10 @@ fn map<M: IntoIterator<Item = (String, String)>>(what: &str, map: M) -> Result<B
 
 /// An absolute path, or none.
 fn absolute(what: &str, path: String) -> Result<Option<PathBuf>, Status> {
-    let path = text(what, path)?;
+    let path = plain(what, path)?;
     match path.as_str() {
         "" => Ok(None),
+        path if path.len() > PATH_BYTES_MAX => Err(invalid(what, format!("longer than {PATH_BYTES_MAX} bytes"))),
         path if path.starts_with('/') && !PathBuf::from(path).components().any(|part| part.as_os_str() == "..") => {
             Ok(Some(PathBuf::from(path)))
         }

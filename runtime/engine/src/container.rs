@@ -16,7 +16,7 @@ use runtime_lifecycle::{
 use runtime_wire::{Answer, ContainerSpec, FailureKind, Request, Root, Seccomp};
 
 use crate::{
-    Engine, EngineError, EventKind, blocking, disk, imagefiles, now,
+    Engine, EngineError, EventKind, blocking, disk, imagefiles, logpath, now,
     records::{self, StoredContainer},
     sandbox::identity,
     spec::{self, Placement},
@@ -204,7 +204,7 @@ impl Engine {
         let (seccomp, profile) = seccomp(&config, privileged)?;
         let cgroup = self.container_cgroup(pod, id);
         let dir = crate::records::PodDirectory::new(&self.config.run, &pod.id);
-        let log = log_path(pod, &config)?;
+        let log = logpath::of(pod, &config)?;
         let spec = spec::build(Placement {
             sandbox: &pod.config,
             config: &config,
@@ -453,22 +453,6 @@ fn seccomp(config: &ContainerConfig, privileged: bool) -> Result<(Seccomp, Optio
     }
 }
 
-/// Below the sandbox's log directory, whatever the container's own path says.
-fn log_path(pod: &SandboxRecord, config: &ContainerConfig) -> Result<Option<PathBuf>, EngineError> {
-    use std::path::Component;
-    let Some(directory) = pod.config.log_directory.as_deref().filter(|_| config.log_path != Path::new("")) else {
-        return Ok(None);
-    };
-    let inside = config.log_path.components().all(|part| matches!(part, Component::Normal(_) | Component::CurDir));
-    if !inside || config.log_path.as_os_str().as_encoded_bytes().contains(&0) {
-        return Err(EngineError::invalid(
-            "log_path",
-            format!("{:?} leads out of the sandbox's log directory", config.log_path),
-        ));
-    }
-    Ok(Some(directory.join(&config.log_path)))
-}
-
 fn bind_sources(spec: &ContainerSpec) -> Vec<PathBuf> {
     let mounts = spec.spec.mounts().iter().flatten();
     let binds = mounts.filter(|mount| mount.typ().as_deref() == Some("bind"));
@@ -481,8 +465,12 @@ fn make_missing(sources: &[PathBuf]) -> Result<usize, EngineError> {
     for source in sources {
         // A dangling link is somebody's mistake, not a missing directory.
         if fs::symlink_metadata(source).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            fs::create_dir_all(source).map_err(disk("make the source of a mount", source))?;
-            made += 1;
+            match fs::create_dir_all(source) {
+                Ok(()) => made += 1,
+                // A dangling link or a file on the way: what the supervisor said of the source says it better.
+                Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) => {}
+                Err(error) => return Err(disk("make the source of a mount", source)(error)),
+            }
         }
     }
     Ok(made)

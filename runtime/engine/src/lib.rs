@@ -11,6 +11,7 @@ mod error;
 mod event;
 mod exec;
 mod imagefiles;
+mod logpath;
 mod loss;
 mod podfiles;
 mod records;

@@ -144,7 +144,8 @@ fn kill_process(pid: i32, started: Option<u64>) {
     }
 }
 
-fn kill_cgroup(path: &Path) -> Result<(), EngineError> {
+/// Kills every process in a cgroup and below, and removes it; one that isn't there is as good.
+pub(crate) fn kill_cgroup(path: &Path) -> Result<(), EngineError> {
     let failed = |source| EngineError::Kernel { step: "kill the processes of a cgroup", source };
     let cgroup = match Cgroup::open(path) {
         Ok(cgroup) => cgroup,

@@ -64,6 +64,11 @@ impl PodDirectory {
         self.containers().join(format!("{id}.json"))
     }
 
+    /// One that was moved.
+    pub(crate) fn moved(path: PathBuf) -> Self {
+        Self(path)
+    }
+
     /// Makes it with what is in it.
     pub(crate) fn make(&self) -> Result<(), EngineError> {
         for path in [self.0.clone(), self.exits(), self.containers()] {
@@ -139,6 +144,8 @@ pub(crate) struct Found {
     pub(crate) containers: Vec<StoredContainer>,
     pub(crate) exits: Vec<(ContainerId, ExitRecord)>,
     pub(crate) set_aside: Vec<String>,
+    /// Sandboxes whose directory was set aside, and where that is now: what runs in them is nobody's any more.
+    pub(crate) orphans: Vec<(SandboxId, PathBuf)>,
 }
 
 /// Reads everything.
@@ -153,12 +160,11 @@ pub(crate) fn find(run: &Path) -> Result<Found, EngineError> {
         let dir = PodDirectory::new(run, &id);
         match read::<SandboxRecord>(&dir.record()) {
             Ok(record) if record.id == id => found.sandboxes.push(record),
-            Ok(_) => {
-                set_aside(run, &path, "its record is another sandbox's", &mut found.set_aside);
-                continue;
-            }
-            Err(error) => {
-                set_aside(run, &path, &error.to_string(), &mut found.set_aside);
+            other => {
+                let why =
+                    other.err().map_or_else(|| "its record is another sandbox's".to_owned(), |why| why.to_string());
+                let now_at = set_aside(run, &path, &why, &mut found.set_aside);
+                found.orphans.push((id, now_at));
                 continue;
             }
         }
@@ -173,8 +179,12 @@ pub(crate) fn find(run: &Path) -> Result<Found, EngineError> {
                 Ok(stored) if stored.record.id == id && stored.record.sandbox == dir_id(&dir) => {
                     found.containers.push(stored)
                 }
-                Ok(_) => set_aside(run, &path, "it is another container's", &mut found.set_aside),
-                Err(error) => set_aside(run, &path, &error.to_string(), &mut found.set_aside),
+                Ok(_) => {
+                    set_aside(run, &path, "it is another container's", &mut found.set_aside);
+                }
+                Err(error) => {
+                    set_aside(run, &path, &error.to_string(), &mut found.set_aside);
+                }
             }
             if let Ok(exit) = read::<ExitRecord>(&dir.exit(&id)) {
                 found.exits.push((id, exit));
@@ -197,13 +207,20 @@ fn names(directory: &Path) -> Result<Vec<String>, EngineError> {
     Ok(names)
 }
 
-fn set_aside(run: &Path, path: &Path, why: &str, told: &mut Vec<String>) {
-    let to = run.join("set-aside");
-    let moved = fs::create_dir_all(&to).and_then(|()| fs::rename(path, to.join(path.file_name().unwrap_or_default())));
-    told.push(match moved {
-        Ok(()) => format!("{} ({why}) was moved to {}", path.display(), to.display()),
-        Err(error) => format!("{} ({why}) is passed over and could not be moved: {error}", path.display()),
-    });
+/// Moves it away and answers with where it is now.
+fn set_aside(run: &Path, path: &Path, why: &str, told: &mut Vec<String>) -> PathBuf {
+    let directory = run.join("set-aside");
+    let to = directory.join(path.file_name().unwrap_or_default());
+    match fs::create_dir_all(&directory).and_then(|()| fs::rename(path, &to)) {
+        Ok(()) => {
+            told.push(format!("{} ({why}) was moved to {}", path.display(), directory.display()));
+            to
+        }
+        Err(error) => {
+            told.push(format!("{} ({why}) is passed over and could not be moved: {error}", path.display()));
+            path.to_owned()
+        }
+    }
 }
 
 #[cfg(test)]
@@ -225,6 +242,7 @@ mod tests {
         let found = find(run.path()).expect("one bad record is no error");
         assert!(found.sandboxes.is_empty());
         assert_eq!(found.set_aside.len(), 2, "{:?}", found.set_aside);
+        assert_eq!(found.orphans.len(), 1, "{:?}", found.orphans);
         assert!(run.path().join("set-aside").join("01".repeat(32)).is_dir());
         assert!(find(run.path()).expect("readable").set_aside.is_empty(), "told once");
     }

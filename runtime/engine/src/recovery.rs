@@ -4,6 +4,7 @@
 use std::{
     collections::{BTreeMap, BTreeSet},
     fs::{self, File},
+    io,
     os::unix::fs::DirBuilderExt as _,
     path::{Path, PathBuf},
     sync::Arc,
@@ -15,12 +16,12 @@ use runtime_lifecycle::{
     Action, Boot, ContainerId, ContainerView, Decision, Exit, Heard, PauseView, Recovery, SandboxId, SandboxRecord,
     SandboxState, Timestamp, View, recover,
 };
-use runtime_wire::{ContainerState, ExitRecord, Phase, State};
+use runtime_wire::{ContainerState, ExitRecord, FailureKind, Phase, Request, State};
 use tokio::{sync::broadcast, task::JoinSet};
 
 use crate::{
     EVENTS_BUFFERED_MAX, Engine, EngineConfig, EngineError, blocking, boot_time, bootid, disk,
-    loss::greet,
+    loss::{greet, kill_cgroup},
     now,
     records::{self, Found, PodDirectory, StoredContainer},
     sandbox::{Flights, identity},
@@ -48,6 +49,12 @@ pub(crate) async fn open(
 ) -> Result<(Arc<Engine>, Recovered), EngineError> {
     let (engine, found) = blocking(move || prepare(config, images, network)).await?;
     let engine = Arc::new(engine);
+    for what in &found.set_aside {
+        tracing::error!(what, "a record can't be read");
+    }
+    for (id, directory) in &found.orphans {
+        engine.end_orphan(id, directory).await;
+    }
     let links = engine.connect_all(&found.sandboxes).await;
     let recovered = engine.adopt(found, links).await?;
     Ok((engine, recovered))
@@ -125,12 +132,43 @@ impl Engine {
         }
     }
 
+    /// A pod whose record can't be read has no name, address or owner any more: nobody could ever stop it, and its next
+    /// attempt would meet its ports. Its supervisor is asked to end it; without one, its cgroups are emptied.
+    async fn end_orphan(self: &Arc<Self>, id: &SandboxId, directory: &Path) {
+        let dir = PodDirectory::moved(directory.to_owned());
+        let asked = async {
+            let link = Link::start(id.clone(), supervisor::connect(&dir)?, Arc::downgrade(self))?;
+            link.closing();
+            let deadline = self.config.limits.recovery_answer;
+            greet(&link, deadline).await?;
+            link.tell("stop the sandbox", Request::StopSandbox, deadline).await?;
+            link.tell("end the supervisor", Request::Quit, deadline).await
+        };
+        match asked.await {
+            Ok(()) | Err(EngineError::SupervisorGone { .. }) => {
+                tracing::warn!(sandbox = id.short(), "a pod whose record can't be read was ended");
+            }
+            // It was stopped before.
+            Err(EngineError::Kernel { source, .. })
+                if matches!(source.kind(), io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused) => {}
+            Err(error) => {
+                let error: &dyn std::error::Error = &error;
+                tracing::error!(sandbox = id.short(), error, "a pod whose record can't be read may still run");
+            }
+        }
+        let cgroup = PathBuf::from(format!("{}/{id}", self.config.pods_cgroup()));
+        if let Err(error) = blocking(move || kill_cgroup(&cgroup)).await {
+            let error: &dyn std::error::Error = &error;
+            tracing::error!(sandbox = id.short(), error, "its cgroups are left");
+        }
+    }
+
     async fn adopt(
         self: &Arc<Self>,
         found: Found,
         mut links: BTreeMap<SandboxId, (Arc<Link>, State)>,
     ) -> Result<Recovered, EngineError> {
-        let Found { sandboxes, containers, exits, set_aside } = found;
+        let Found { sandboxes, containers, exits, set_aside, orphans: _ } = found;
         let mut processes: BTreeMap<ContainerId, _> = BTreeMap::new();
         let mut container_records = Vec::with_capacity(containers.len());
         for StoredContainer { record, process } in containers {
@@ -254,7 +292,6 @@ impl Engine {
     }
 
     async fn forget(&self, sandbox: &SandboxId, container: String) -> Result<(), EngineError> {
-        use runtime_wire::{FailureKind, Request};
         let Ok(link) = self.world.sandbox(sandbox)?.link() else { return Ok(()) };
         let deadline = self.config.limits.supervisor_answer;
         let kill = Request::Signal { container: container.clone(), signal: spec::SIGKILL, every_process: true };

@@ -194,6 +194,73 @@ fn a_second_daemon_takes_over() {
 }
 
 #[test]
+fn a_damaged_record_is_told_and_nothing_of_it_goes_on_running() {
+    let Some(mut machine) = machine("damage") else { return };
+    let (whole, kept, lost, gone, gone_process) = machine.run(async |machine| {
+        let engine = machine.engine();
+        let whole = engine.run_sandbox(machine.pod("whole")).await.expect("a sandbox");
+        let kept = machine.started(&whole, "exec sleep 1000").await;
+        let lost = machine.started(&whole, "exec sleep 1000").await;
+        let gone = engine.run_sandbox(machine.pod("gone")).await.expect("a sandbox");
+        let orphan = machine.started(&gone, "exec sleep 1000").await;
+        let process = engine.container(&orphan).expect("is there").state.process().expect("runs");
+        (whole, kept, lost, gone, process)
+    });
+    machine.crash();
+    let pods = machine.directory().join("run/pods");
+    fs::write(pods.join(gone.as_str()).join("sandbox.json"), b"{\"version\":1,").expect("damaged");
+    fs::write(pods.join(whole.as_str()).join(format!("containers/{lost}.json")), b"\0\0").expect("damaged");
+    let told = machine.reopen_damaged();
+    assert_eq!(told.len(), 2, "{told:?}");
+    assert!([gone.as_str(), lost.as_str()].iter().all(|id| told.iter().any(|what| what.contains(id))), "{told:?}");
+    machine.run(async |machine| {
+        let engine = machine.engine();
+        let same =
+            || runtime_sys::process::start_ticks(gone_process.pid).is_ok_and(|ticks| ticks == gone_process.start_ticks);
+        machine.until(|| !same()).await;
+        assert_eq!(engine.sandboxes(&Default::default()).len(), 1);
+        assert_eq!(engine.containers(&Default::default()).len(), 1);
+        engine.exec_sync(&kept, words("true"), None).await.expect("the others are as they were");
+        // Its name is free, its address too.
+        let again = engine.run_sandbox(machine.pod("gone")).await.expect("a sandbox");
+        engine.remove_sandbox(&again).await.expect("removed");
+        engine.remove_sandbox(&whole).await.expect("removed");
+    });
+}
+
+#[test]
+fn a_source_that_can_not_be_is_named_and_a_log_stays_inside() {
+    let Some(mut machine) = machine("source") else { return };
+    machine.run(async |machine| {
+        let engine = machine.engine();
+        let sandbox = engine.run_sandbox(machine.pod("source")).await.expect("a sandbox");
+        let here = machine.directory().to_owned();
+        std::os::unix::fs::symlink("/nowhere/at/all", here.join("dangling")).expect("a link");
+        fs::write(here.join("file"), b"").expect("a file");
+        for source in ["dangling", "dangling/below", "file/below"] {
+            let mut config = machine.container("main", "true");
+            config.mounts = vec![runtime_lifecycle::Mount {
+                container_path: "/data".to_owned(),
+                host_path: here.join(source).to_string_lossy().into_owned(),
+                read_only: runtime_lifecycle::ReadOnly::No,
+                propagation: runtime_lifecycle::Propagation::Private,
+            }];
+            let error = engine.create_container(&sandbox, config).await.expect_err("refused");
+            assert_eq!(error.kind(), Kind::Invalid, "{source}: {error}");
+            assert!(error.to_string().contains(source), "{source}: {error}");
+        }
+        for log in ["../out", "/etc/x", "a/../../b", ".", "./", &"x".repeat(300), &"x/".repeat(3000)] {
+            let mut config = machine.container("main", "true");
+            config.log_path = log.into();
+            let error = engine.create_container(&sandbox, config).await.expect_err("refused");
+            assert_eq!(error.kind(), Kind::Invalid, "{error}");
+        }
+        assert!(engine.containers(&Default::default()).is_empty());
+        engine.remove_sandbox(&sandbox).await.expect("removed");
+    });
+}
+
+#[test]
 fn a_lost_supervisor_ends_its_pod_alone() {
     let Some(mut machine) = machine("lost") else { return };
     machine.run(async |machine| {

@@ -19,6 +19,8 @@ static NEXT: AtomicU8 = AtomicU8::new(0);
 pub struct Options {
     /// A registry that every host is mirrored to: `127.0.0.1:PORT`.
     pub mirror: Option<String>,
+    /// The state directory is a tmpfs of this size, in MiB.
+    pub root_mib: Option<u32>,
     /// More arguments of `podwright node`.
     pub arguments: Vec<String>,
 }
@@ -55,6 +57,14 @@ impl Node {
             )?;
         }
         let (pod_cidr, bridge) = (format!("10.166.{number}.0/24"), format!("pwt{number}"));
+        if let Some(size) = options.root_mib {
+            let root = state.path().join("root");
+            std::fs::create_dir(&root)?;
+            machine::run(
+                "mount",
+                &["-t", "tmpfs", "-o", &format!("size={size}m"), "podwright-test", &root.display().to_string()],
+            )?;
+        }
         let mut node = Node { state, run, child: None, arguments: options.arguments, pod_cidr, bridge };
         node.launch().await?;
         Ok(node)
@@ -240,6 +250,8 @@ impl Drop for Node {
             Ok(output) => eprintln!("podwright cleanup: {}", String::from_utf8_lossy(&output.stderr)),
             Err(error) => eprintln!("podwright cleanup: {error:#}"),
         }
+        // Only where it was mounted: an error says that it wasn't.
+        let _ = machine::output("umount", &[&self.root().display().to_string()]);
     }
 }
 

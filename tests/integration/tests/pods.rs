@@ -83,7 +83,8 @@ tests! {
         a_background_child_does_not_hold_an_exec
         a_missing_sandbox_or_image_is_named
         the_same_sandbox_is_not_made_twice
-        working_directory_environment_and_user_come_from_image_and_request;
+        working_directory_environment_and_user_come_from_image_and_request
+        calls_to_come_are_unimplemented_by_name;
     isolation: namespaces_are_its_own
         capabilities_filter_and_no_new_privileges
         masked_and_read_only_paths
@@ -103,14 +104,17 @@ tests! {
         an_image_survives_export_and_import
         a_registry_that_is_down_is_named
         an_image_that_is_not_there_is_named
-        whiteouts_and_links_hold_in_the_container;
+        whiteouts_and_links_hold_in_the_container
+        a_full_disk_is_named_and_nothing_stays;
     crash: the_daemon_dies_twenty_times
         a_supervisor_that_dies_takes_its_pod_along_and_is_told;
     tools: crictl_walks_the_whole_way
         hello_runs_and_ends_without_a_trace
         hello_detached_is_reached_by_the_verbs
         liveness_restarts_and_readiness_does_not
-        bad_input_gets_one_message;
+        bad_input_gets_one_message
+        a_missing_kernel_feature_is_named
+        the_keeper_alone_keeps_a_directory;
 }
 
 /// Tests that this machine can't make, and what it lacks.
@@ -131,6 +135,9 @@ fn lacking() -> Vec<(&'static str, &'static str)> {
             "images::an_image_that_is_not_there_is_named",
             "no docker-registry (apt-get install docker-registry)",
         ));
+    }
+    if machine::find("strace").is_none() {
+        lacking.push(("tools::a_missing_kernel_feature_is_named", "no strace (apt-get install strace)"));
     }
     if machine::find("iptables-nft").is_none() {
         lacking.push((

@@ -10,6 +10,7 @@ use reqwest::{Certificate, Client, Identity, Url};
 use super::RegistryConfig;
 use crate::error::{Cause, told};
 use crate::hosts::{Endpoint, TlsFiles};
+use crate::resolver::{HOSTS, HostResolver, RESOLV_CONF};
 
 /// Longest PEM file that is read, in bytes: beyond any bundle of authorities.
 const PEM_BYTES_MAX: u64 = 4 * 1024 * 1024;
@@ -21,8 +22,8 @@ const CLIENTS_MAX: usize = 32;
 struct Key {
     /// `None`: plain HTTP, without any TLS.
     tls: Option<TlsFiles>,
-    /// When the files were last changed, and the resolver's configuration: a renewed certificate or another network
-    /// shall not need a restart.
+    /// When the files were last changed, and the resolver's: a renewed certificate or another network shall not need a
+    /// restart.
     changed: Vec<Option<SystemTime>>,
     dial_timeout: Option<Duration>,
 }
@@ -40,7 +41,7 @@ impl Transports {
             }
             tls
         });
-        let files = tls.iter().flat_map(TlsFiles::files).chain([Path::new("/etc/resolv.conf")]);
+        let files = tls.iter().flat_map(TlsFiles::files).chain([Path::new(RESOLV_CONF), Path::new(HOSTS)]);
         let changed = files.map(|path| std::fs::metadata(path).and_then(|data| data.modified()).ok()).collect();
         let key = Key { tls, changed, dial_timeout: endpoint.dial_timeout };
         let mut clients = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -69,7 +70,8 @@ fn build(config: &RegistryConfig, key: &Key) -> Result<Client, Cause> {
         .connect_timeout(key.dial_timeout.unwrap_or(config.connect_timeout))
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
-        .no_proxy();
+        .no_proxy()
+        .dns_resolver(HostResolver::of_this_host());
     match &key.tls {
         // Plain HTTP needs no authorities: reading the system's takes milliseconds and fails on a host without any.
         None => builder = builder.tls_certs_only([]),

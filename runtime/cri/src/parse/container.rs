@@ -12,7 +12,7 @@ use runtime_lifecycle::{
 };
 use tonic::Status;
 
-use super::{id, known, map, name, sandbox::pid, signal, text, texts};
+use super::{id, known, map, name, plain, sandbox::pid, signal, text, texts};
 use crate::error::invalid;
 
 pub(crate) fn container_config(config: Option<v1::ContainerConfig>) -> Result<ContainerConfig, Status> {
@@ -44,7 +44,7 @@ pub(crate) fn container_config(config: Option<v1::ContainerConfig>) -> Result<Co
         devices: config.devices.into_iter().map(device).collect::<Result<_, Status>>()?,
         labels: map("labels", config.labels)?,
         annotations: map("annotations", config.annotations)?,
-        log_path: PathBuf::from(text("log_path", config.log_path)?),
+        log_path: PathBuf::from(plain("log_path", config.log_path)?),
         stdin,
         terminal: if config.tty { Terminal::Yes } else { Terminal::No },
         resources: resources(linux.resources.unwrap_or_default())?,
@@ -79,8 +79,8 @@ fn mount(mount: v1::Mount) -> Result<Mount, Status> {
         (false, true) => return Err(invalid("mount", "recursive_read_only needs readonly")),
     };
     Ok(Mount {
-        container_path: text("mount.container_path", mount.container_path)?,
-        host_path: text("mount.host_path", mount.host_path)?,
+        container_path: plain("mount.container_path", mount.container_path)?,
+        host_path: plain("mount.host_path", mount.host_path)?,
         read_only,
         propagation: match known("mount.propagation", mount.propagation)? {
             MountPropagation::PropagationPrivate => Propagation::Private,
@@ -92,8 +92,8 @@ fn mount(mount: v1::Mount) -> Result<Mount, Status> {
 
 fn device(device: v1::Device) -> Result<Device, Status> {
     Ok(Device {
-        container_path: text("device.container_path", device.container_path)?,
-        host_path: text("device.host_path", device.host_path)?,
+        container_path: plain("device.container_path", device.container_path)?,
+        host_path: plain("device.host_path", device.host_path)?,
         permissions: text("device.permissions", device.permissions)?,
     })
 }

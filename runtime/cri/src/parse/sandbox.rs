@@ -6,7 +6,7 @@ use runtime_lifecycle::{
 };
 use tonic::Status;
 
-use super::{absolute, known, map, name, text, texts};
+use super::{absolute, known, map, name, optional_name, plain, text, texts};
 use crate::error::invalid;
 
 /// The one handler besides the default, which is the same.
@@ -15,6 +15,7 @@ const HANDLER: &str = "podwright";
 pub(crate) fn sandbox_config(config: Option<PodSandboxConfig>, handler: String) -> Result<SandboxConfig, Status> {
     let config = config.ok_or_else(|| invalid("config", "is missing"))?;
     if !matches!(handler.as_str(), "" | HANDLER) {
+        let handler = optional_name("runtime_handler", handler)?;
         return Err(Status::not_found(format!("no runtime handler {handler:?}: there are \"\" and {HANDLER:?}")));
     }
     let metadata = config.metadata.ok_or_else(|| invalid("metadata", "is missing"))?;
@@ -25,9 +26,9 @@ pub(crate) fn sandbox_config(config: Option<PodSandboxConfig>, handler: String) 
     let ports = config.port_mappings.into_iter().map(port).collect::<Result<Vec<_>, Status>>()?;
     Ok(SandboxConfig {
         metadata: Metadata {
-            namespace: text("metadata.namespace", metadata.namespace)?,
+            namespace: optional_name("metadata.namespace", metadata.namespace)?,
             name: name("metadata.name", metadata.name)?,
-            uid: text("metadata.uid", metadata.uid)?,
+            uid: optional_name("metadata.uid", metadata.uid)?,
             attempt: metadata.attempt,
         },
         hostname,
@@ -36,7 +37,7 @@ pub(crate) fn sandbox_config(config: Option<PodSandboxConfig>, handler: String) 
         ports,
         labels: map("labels", config.labels)?,
         annotations: map("annotations", config.annotations)?,
-        cgroup_parent: Some(text("cgroup_parent", linux.cgroup_parent)?).filter(|parent| !parent.is_empty()),
+        cgroup_parent: Some(plain("cgroup_parent", linux.cgroup_parent)?).filter(|parent| !parent.is_empty()),
         namespaces,
         sysctls: map("sysctls", linux.sysctls)?,
         privilege: if security.privileged { Privilege::Privileged } else { Privilege::Confined },

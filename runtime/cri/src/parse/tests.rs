@@ -15,6 +15,11 @@ fn sandbox(change: impl FnOnce(&mut PodSandboxConfig)) -> Result<runtime_lifecyc
     sandbox_config(Some(config), String::new())
 }
 
+fn sandbox_wire() -> Option<PodSandboxConfig> {
+    let metadata = PodSandboxMetadata { name: "pod".into(), ..PodSandboxMetadata::default() };
+    Some(PodSandboxConfig { metadata: Some(metadata), ..PodSandboxConfig::default() })
+}
+
 fn container(change: impl FnOnce(&mut v1::ContainerConfig)) -> Result<runtime_lifecycle::ContainerConfig, Status> {
     let mut config = v1::ContainerConfig {
         metadata: Some(v1::ContainerMetadata { name: "main".into(), attempt: 2 }),
@@ -37,6 +42,41 @@ fn secured(
 
 fn refused<T: std::fmt::Debug>(result: Result<T, Status>) {
     assert_eq!(result.expect_err("refused").code(), Code::InvalidArgument);
+}
+
+#[test]
+fn names_and_paths_are_one_line_of_sane_length() {
+    for hostile in ["a\nb", "a\0b", "\u{1b}[2J", &"x".repeat(1 << 20)] {
+        let given = || hostile.to_owned();
+        refused(sandbox(|config| config.metadata.as_mut().expect("set").name = given()));
+        refused(sandbox(|config| config.metadata.as_mut().expect("set").namespace = given()));
+        refused(sandbox(|config| config.metadata.as_mut().expect("set").uid = given()));
+        refused(sandbox(|config| config.log_directory = format!("/{hostile}")));
+        refused(container(|config| config.metadata.as_mut().expect("set").name = given()));
+        refused(container(|config| config.image.as_mut().expect("set").image = given()));
+        refused(sandbox_config(sandbox_wire(), given()));
+    }
+    for hostile in ["a\nb", "a\0b", "\u{1b}[2J"] {
+        let given = || hostile.to_owned();
+        let device = |container: &str, host: &str| v1::Device {
+            container_path: container.to_owned(),
+            host_path: host.to_owned(),
+            ..v1::Device::default()
+        };
+        let mount = |container: &str, host: &str| v1::Mount {
+            container_path: container.to_owned(),
+            host_path: host.to_owned(),
+            ..v1::Mount::default()
+        };
+        refused(container(|config| config.log_path = given()));
+        refused(container(|config| config.mounts = vec![mount(hostile, "/a")]));
+        refused(container(|config| config.mounts = vec![mount("/a", hostile)]));
+        refused(container(|config| config.devices = vec![device(hostile, "/dev/null")]));
+        refused(container(|config| config.devices = vec![device("/dev/null", hostile)]));
+    }
+    // What may have lines: an annotation holds whole documents, a command whole scripts.
+    sandbox(|config| config.annotations = [("a".to_owned(), "{\n}\n".to_owned())].into()).expect("good");
+    container(|config| config.command = vec!["sh".to_owned(), "-c".to_owned(), "a\nb".to_owned()]).expect("good");
 }
 
 #[test]

@@ -103,6 +103,9 @@ pub(super) fn tidy(settings: &Settings) -> Vec<String> {
     };
     let logs = settings.root.join("logs");
     tell(&logs, fs::remove_dir_all(&logs));
+    // Records that could not be read: their pods are ended, and nobody will ask again.
+    let damaged = settings.run.join("set-aside");
+    tell(&damaged, fs::remove_dir_all(&damaged));
     let log = settings.run.join("node.log");
     tell(&log, fs::remove_file(&log));
     remove_places(settings, &mut tell);

@@ -208,3 +208,23 @@ pub(crate) async fn working_directory_environment_and_user_come_from_image_and_r
     world.client.end(&sandbox).await?;
     Ok(())
 }
+
+pub(crate) async fn calls_to_come_are_unimplemented_by_name(world: Arc<World>) -> Outcome {
+    let mut runtime = world.client.runtime.clone();
+    let checks = [
+        ("Attach", runtime.attach(cri::AttachRequest::default()).await.err()),
+        ("PortForward", runtime.port_forward(cri::PortForwardRequest::default()).await.err()),
+        ("CheckpointContainer", runtime.checkpoint_container(cri::CheckpointContainerRequest::default()).await.err()),
+        (
+            "UpdateContainerResources",
+            runtime.update_container_resources(cri::UpdateContainerResourcesRequest::default()).await.err(),
+        ),
+    ];
+    for (name, error) in checks {
+        ensure!(
+            error.as_ref().is_some_and(|error| error.code() == Code::Unimplemented && error.message().contains(name)),
+            "{name}: {error:?}"
+        );
+    }
+    Ok(())
+}

@@ -115,3 +115,19 @@ pub(crate) async fn whiteouts_and_links_hold_in_the_container(world: Arc<World>)
     ensure!(said.split_whitespace().collect::<Vec<_>>() == ["/data:", "two", "/old:", "new", "2"], "{said}");
     Ok(())
 }
+
+pub(crate) async fn a_full_disk_is_named_and_nothing_stays(_: Arc<World>) -> Outcome {
+    let node = Node::start(Options { root_mib: Some(12), ..Default::default() }).await?;
+    let big = Entry::File("big", 0o644, (0..20_u32 << 20).map(|byte| byte.to_le_bytes()[2]).collect());
+    let image = image::image(Dialect::Oci, &[(Packing::Zstd, vec![big])], &["x"])?;
+    let Err(error) = node.import(&image::archive(&image, "podwright.test/big:1")?, "podwright.test/big:1") else {
+        bail!("20 MiB fit into 12")
+    };
+    ensure!(format!("{error:#}").to_lowercase().contains("no space"), "{error:#}");
+    let leftovers = tests_integration::machine::run("du", &["-sk", &node.root().display().to_string()])?;
+    let kib: u64 = leftovers.split_whitespace().next().and_then(|word| word.parse().ok()).unwrap_or(u64::MAX);
+    ensure!(kib < 2048, "a failed import leaves {kib} KiB");
+    let small =
+        image::image(Dialect::Oci, &[(Packing::Plain, vec![Entry::File("small", 0o644, b"x".to_vec())])], &["x"])?;
+    node.import(&image::archive(&small, "podwright.test/small:1")?, "podwright.test/small:1")
+}

@@ -396,3 +396,76 @@ fn without_root() -> Outcome {
     ensure!(!output.status.success() && said.contains("root"), "{said}");
     Ok(())
 }
+
+pub(crate) async fn a_missing_kernel_feature_is_named(_: Arc<World>) -> Outcome {
+    let run = Run::new()?;
+    let output = Command::new("strace")
+        .args(["-f", "-qq", "-o", "/dev/null", "-e", "trace=fsopen", "-e", "inject=fsopen:error=ENODEV"])
+        .arg(machine::built("podwright")?)
+        .arg("node")
+        .args(&run.places)
+        .output()?;
+    let said = String::from_utf8_lossy(&output.stderr).into_owned();
+    ensure!(!output.status.success() && said.contains("overlay"), "{said}");
+    run.cleanup()
+}
+
+pub(crate) async fn the_keeper_alone_keeps_a_directory(_: Arc<World>) -> Outcome {
+    let _alone = HELLO.lock().await;
+    let node = Node::start(Options { arguments: vec!["--keeper".into(), "off".into()], ..Default::default() }).await?;
+    let (manifests, state) = (node.scratch().join("manifests"), node.scratch().join("keeper"));
+    std::fs::create_dir(&manifests)?;
+    let start = || -> anyhow::Result<Child> {
+        let path = |path: &Path| path.display().to_string();
+        Ok(Command::new(machine::built("podwright")?)
+            .args(["kubelet", "--manifests", &path(&manifests), "--runtime-endpoint", &node.endpoint()])
+            .args(["--root", &path(&state), "--log-dir", &path(&node.scratch().join("pod-logs"))])
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(std::fs::File::options().create(true).append(true).open(node.scratch().join("keeper.log"))?)
+            .spawn()?)
+    };
+    let mut keeper = start()?;
+    let checked = kept(&node, &manifests, &mut keeper, &start).await;
+    let _ = keeper.kill();
+    keeper.wait()?;
+    checked.with_context(|| std::fs::read_to_string(node.scratch().join("keeper.log")).unwrap_or_default())
+}
+
+async fn kept(
+    node: &Node,
+    manifests: &Path,
+    keeper: &mut Child,
+    start: &impl Fn() -> anyhow::Result<Child>,
+) -> Outcome {
+    let text = std::fs::read_to_string(hello())?;
+    std::fs::write(manifests.join(".new"), &text)?;
+    std::fs::rename(manifests.join(".new"), manifests.join("hello.yaml"))?;
+    curl("http://127.0.0.1:8080", Duration::from_secs(30)).await?;
+    let client = node.client().await?;
+    let containers = || async {
+        let list = client
+            .runtime
+            .clone()
+            .list_containers(runtime_cri_api::v1::ListContainersRequest::default())
+            .await?
+            .into_inner();
+        let mut ids: Vec<String> = list.containers.into_iter().map(|one| one.id).collect();
+        ids.sort();
+        anyhow::Ok(ids)
+    };
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    let before = containers().await?;
+    keeper.kill()?;
+    keeper.wait()?;
+    *keeper = start()?;
+    tokio::time::sleep(Duration::from_secs(3)).await;
+    ensure!(containers().await? == before, "a restart of the keeper restarted a container");
+    std::fs::remove_file(manifests.join("hello.yaml"))?;
+    let began = Instant::now();
+    while !containers().await?.is_empty() {
+        ensure!(began.elapsed() < Duration::from_secs(60), "the pod outlives its manifest");
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    Ok(())
+}
