@@ -6,6 +6,7 @@ use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::time::Duration;
 
 use super::ServeError;
 use crate::config::Settings;
@@ -54,7 +55,7 @@ impl Lock {
         let path = run.join("lock");
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = opened.map_err(|source| failed(&path, source))?;
-        match file.try_lock() {
+        match lock_patiently(&file) {
             Ok(()) => {}
             Err(TryLockError::WouldBlock) => {
                 let mut holder = String::new();
@@ -69,6 +70,22 @@ impl Lock {
             .map_err(|source| failed(&path, source))?;
         Ok(Lock { _file: file })
     }
+}
+
+/// A held lock is tried this often, [`LOCK_PAUSE`] apart: a node that is killed while it starts a program leaves a child that
+/// holds its descriptors until it executes, some milliseconds.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+#[expect(clippy::disallowed_methods, reason = "at start alone, before anybody waits for this thread")]
+fn lock_patiently(file: &File) -> Result<(), TryLockError> {
+    for _ in 1..LOCK_TRIES {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
+            answer => return answer,
+        }
+    }
+    file.try_lock()
 }
 
 /// Removes what a keeper remembers, volumes of its pods included. Only for a node without any pod.
