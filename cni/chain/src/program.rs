@@ -140,19 +140,33 @@ mod tests {
         let path = dir.path().join("test-plugin");
         std::fs::write(&path, format!("#!/bin/sh\n{script}\n")).unwrap();
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o755)).unwrap();
-        call_within(
-            &Call {
-                verb,
-                plugin: &PluginType::parse("test-plugin").unwrap(),
-                bin_dirs: &[PathBuf::from("/nowhere"), dir.path().to_owned()],
-                sandbox: "ab",
-                netns: Path::new("/proc/1/ns/net"),
-                interface: &InterfaceName::parse("eth0").unwrap(),
-                args: &Args::parse("A=b").unwrap(),
-                request: &serde_json::json!({"cniVersion": "1.0.0", "name": "n", "type": "test-plugin"}),
-            },
-            Duration::from_secs(2),
-        )
+        let call = || {
+            call_within(
+                &Call {
+                    verb,
+                    plugin: &PluginType::parse("test-plugin").unwrap(),
+                    bin_dirs: &[PathBuf::from("/nowhere"), dir.path().to_owned()],
+                    sandbox: "ab",
+                    netns: Path::new("/proc/1/ns/net"),
+                    interface: &InterfaceName::parse("eth0").unwrap(),
+                    args: &Args::parse("A=b").unwrap(),
+                    request: &serde_json::json!({"cniVersion": "1.0.0", "name": "n", "type": "test-plugin"}),
+                },
+                Duration::from_secs(2),
+            )
+        };
+        let mut answer = call();
+        // Another test's child may hold the script open for writing until it executes (ETXTBSY).
+        for _ in 0..100 {
+            match &answer {
+                Err(NetworkError::Run { source, .. }) if source.kind() == std::io::ErrorKind::ExecutableFileBusy => {
+                    std::thread::yield_now();
+                    answer = call();
+                }
+                _ => break,
+            }
+        }
+        answer
     }
 
     #[test]

@@ -14,6 +14,9 @@ use tests_integration::node::free_port;
 
 use crate::{BUSYBOX, World};
 
+/// One test turns the FORWARD policy of the shared network namespace; those whose packets are forwarded wait for it.
+static FORWARD_POLICY: tokio::sync::RwLock<()> = tokio::sync::RwLock::const_new(());
+
 /// A web server that answers with `text` on port 80.
 fn server(text: &str) -> String {
     format!("mkdir -p /srv/w; echo {text} > /srv/w/index.html; exec httpd -f -p 80 -h /srv/w")
@@ -64,6 +67,7 @@ fn port(host: u16) -> cri::PortMapping {
 }
 
 pub(crate) async fn pods_reach_each_other_the_host_and_back(world: Arc<World>) -> Outcome {
+    let _policy = FORWARD_POLICY.read().await;
     let ((one, _), (two, second)) = tokio::try_join!(served(&world, "one", vec![]), served(&world, "two", vec![]))?;
     let (first, gateway) = (world.client.address(&one).await?, world.node.pod_cidr.replace(".0/24", ".1"));
     ensure!(get(&format!("{first}:80")).await? == "one", "the host does not reach a pod");
@@ -90,8 +94,15 @@ pub(crate) async fn pods_reach_each_other_the_host_and_back(world: Arc<World>) -
         neighbour.own
     );
     let (sent, seen) = tokio::join!(world.client.shell(&second, &talk), async {
-        tokio::time::sleep(Duration::from_millis(700)).await;
-        neighbour.run(&["ss", "-tnH", "state", "established"])
+        let mut seen = String::new();
+        for _ in 0..100 {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            seen = neighbour.run(&["ss", "-tnH", "state", "established"])?;
+            if !seen.is_empty() {
+                break;
+            }
+        }
+        anyhow::Ok(seen)
     });
     catch.kill()?;
     catch.wait()?;
@@ -103,6 +114,7 @@ pub(crate) async fn pods_reach_each_other_the_host_and_back(world: Arc<World>) -
 }
 
 pub(crate) async fn a_host_port_answers_on_loopback_and_on_the_host(world: Arc<World>) -> Outcome {
+    let _policy = FORWARD_POLICY.read().await;
     let number = free_port()?;
     let (sandbox, id) = served(&world, "ported", vec![port(number)]).await?;
     let gateway = world.node.pod_cidr.replace(".0/24", ".1");
@@ -140,6 +152,7 @@ pub(crate) async fn a_host_port_in_use_is_named(world: Arc<World>) -> Outcome {
 }
 
 pub(crate) async fn loopback_of_the_host_stays_its_own(world: Arc<World>) -> Outcome {
+    let _policy = FORWARD_POLICY.read().await;
     let number = free_port()?;
     let (sandbox, id) = served(&world, "border", vec![port(number)]).await?;
     ensure!(get(&format!("127.0.0.1:{number}")).await? == "border", "the port does not answer");
@@ -182,6 +195,7 @@ fn pid_in(id: &str) -> anyhow::Result<String> {
 }
 
 pub(crate) async fn a_forward_policy_of_drop_does_not_stop_pods(world: Arc<World>) -> Outcome {
+    let _policy = FORWARD_POLICY.write().await;
     machine::run("iptables-nft", &["-P", "FORWARD", "DROP"])?;
     let checked = forwarded(&world).await;
     machine::run("nft", &["delete", "table", "ip", "filter"])?;
@@ -193,6 +207,7 @@ async fn forwarded(world: &World) -> Outcome {
     let ((one, _), (two, second)) =
         tokio::try_join!(served(world, "fone", vec![port(number)]), served(world, "ftwo", vec![]))?;
     let first = world.client.address(&one).await?;
+    get(&format!("{first}:80")).await.context("the server is not up")?;
     let answer = world.client.shell(&second, &fetch(&first, 80)).await?;
     ensure!(answer.trim() == "fone", "a pod does not reach a pod: {answer}");
     let neighbour = Neighbour::new(4)?;
