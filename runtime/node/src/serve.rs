@@ -373,7 +373,9 @@ async fn answer(
 
 /// Puts back what others took away from the network, and frees what belongs to nobody.
 async fn reconcile(engine: Arc<Engine>, network: Network) {
-    let mut ticks = tokio::time::interval(RECONCILE_PERIOD);
+    // Not at once: recovery has just done it. A round on a worker outlives this task, and beside `cleanup`, which ends the
+    // node as soon as it has started, it would put the table back that was just taken away.
+    let mut ticks = tokio::time::interval_at(tokio::time::Instant::now() + RECONCILE_PERIOD, RECONCILE_PERIOD);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut warned = BTreeSet::new();
     loop {
