@@ -6,7 +6,6 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Condvar, Mutex, PoisonError};
-use std::time::Duration;
 
 use runtime_sys::fs::{self as sys, LockKind, Open, Removal, RenameMode};
 use runtime_sys::{SysError, SysResult};
@@ -56,7 +55,7 @@ impl Disk {
         sys::fchmod(&directory, 0o700).map_err(failed("close the directory to others"))?;
         let lock = sys::openat(&directory, "lock", Open::WRITE | Open::CREATE | Open::NO_FOLLOW, 0o600)
             .map_err(failed("open the lock"))?;
-        lock_patiently(&lock).map_err(|error| match error.errno() {
+        sys::flock_patiently(&lock, LockKind::Exclusive).map_err(|error| match error.errno() {
             EAGAIN => StoreError::Locked { root: root.to_owned() },
             _ => failed("take the lock")(error),
         })?;
@@ -220,22 +219,6 @@ pub(crate) fn is_no_space(error: &SysError) -> bool {
 /// `mkdir -p` with 0700 for what is missing.
 /// `EAGAIN`: another holds the lock.
 const EAGAIN: i32 = 11;
-
-/// A held lock is tried this often, [`LOCK_PAUSE`] apart. A daemon that is killed while it starts a program leaves a child
-/// that holds its descriptors until it executes, some milliseconds: without patience the next daemon would not start.
-const LOCK_TRIES: u32 = 50;
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
-
-#[expect(clippy::disallowed_methods, reason = "at start alone, before anybody waits for this thread")]
-fn lock_patiently(lock: &OwnedFd) -> SysResult<()> {
-    for _ in 1..LOCK_TRIES {
-        match sys::flock(lock, LockKind::Exclusive) {
-            Err(error) if error.errno() == EAGAIN => std::thread::sleep(LOCK_PAUSE),
-            answer => return answer,
-        }
-    }
-    sys::flock(lock, LockKind::Exclusive)
-}
 
 fn make_directories(path: &Path) -> SysResult<()> {
     use std::os::unix::fs::DirBuilderExt as _;

@@ -24,7 +24,7 @@ pub use attributes::{
     futimens, utimensat,
 };
 pub use list::{DirectoryEntry, read_directory};
-pub use sync::{FsSpace, LockKind, fallocate, fdatasync, flock, fstatfs, fsync, ftruncate, syncfs};
+pub use sync::{FsSpace, LockKind, fallocate, fdatasync, flock, flock_patiently, fstatfs, fsync, ftruncate, syncfs};
 pub use tree::remove_tree;
 
 /// How a file is opened; `|` joins. `O_CLOEXEC` and `O_NOCTTY` are always set.

@@ -1,12 +1,13 @@
 //! The node's directories and the lock that makes it their only user.
 
 use std::ffi::CString;
-use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
+use std::fs::{self, DirBuilder, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
-use std::time::Duration;
+
+use runtime_sys::fs::LockKind;
 
 use super::ServeError;
 use crate::config::Settings;
@@ -55,37 +56,21 @@ impl Lock {
         let path = run.join("lock");
         let opened = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
         let mut file = opened.map_err(|source| failed(&path, source))?;
-        match lock_patiently(&file) {
+        match runtime_sys::fs::flock_patiently(&file, LockKind::Exclusive).map_err(io::Error::from) {
             Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 let mut holder = String::new();
                 // Only for the message: without it the message is less helpful, not wrong.
                 drop((&file).take(32).read_to_string(&mut holder));
                 return Err(ServeError::Locked { run: run.to_owned(), holder: holder.trim().to_owned() });
             }
-            Err(TryLockError::Error(source)) => return Err(failed(&path, source)),
+            Err(source) => return Err(failed(&path, source)),
         }
         file.set_len(0)
             .and_then(|()| writeln!(file, "{}", std::process::id()))
             .map_err(|source| failed(&path, source))?;
         Ok(Lock { _file: file })
     }
-}
-
-/// A held lock is tried this often, [`LOCK_PAUSE`] apart: a node that is killed while it starts a program leaves a child that
-/// holds its descriptors until it executes, some milliseconds.
-const LOCK_TRIES: u32 = 50;
-const LOCK_PAUSE: Duration = Duration::from_millis(10);
-
-#[expect(clippy::disallowed_methods, reason = "at start alone, before anybody waits for this thread")]
-fn lock_patiently(file: &File) -> Result<(), TryLockError> {
-    for _ in 1..LOCK_TRIES {
-        match file.try_lock() {
-            Err(TryLockError::WouldBlock) => std::thread::sleep(LOCK_PAUSE),
-            answer => return answer,
-        }
-    }
-    file.try_lock()
 }
 
 /// Removes what a keeper remembers, volumes of its pods included. Only for a node without any pod.

@@ -1,6 +1,7 @@
 //! What reaches the disk, how much room is left, who may write.
 
 use std::os::fd::{AsFd, AsRawFd as _};
+use std::time::Duration;
 
 use rustix::fs as raw;
 use rustix::fs::{FallocateFlags, FlockOperation};
@@ -71,6 +72,27 @@ pub fn flock(file: impl AsFd, kind: LockKind) -> SysResult<()> {
     };
     raw::flock(file.as_fd(), operation)
         .map_err(|errno| failed(errno, || format!("flock({}, {kind:?} | LOCK_NB)", file.as_fd().as_raw_fd())))
+}
+
+/// A held lock is tried this often by [`flock_patiently`], [`LOCK_PAUSE`] apart: half a second in all.
+const LOCK_TRIES: u32 = 50;
+const LOCK_PAUSE: Duration = Duration::from_millis(10);
+
+/// [`flock`], tried for half a second while another holds it; blocks the thread that long, so for start-up alone. A daemon
+/// that is killed while it starts a program leaves a child that holds its descriptors until it executes, some milliseconds:
+/// without patience the next daemon would not start.
+///
+/// # Errors
+/// The kernel's number; `EAGAIN` when another still holds it.
+#[expect(clippy::disallowed_methods, reason = "at start alone, before anybody waits for this thread")]
+pub fn flock_patiently(file: impl AsFd, kind: LockKind) -> SysResult<()> {
+    for _ in 1..LOCK_TRIES {
+        match flock(file.as_fd(), kind) {
+            Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => std::thread::sleep(LOCK_PAUSE),
+            answer => return answer,
+        }
+    }
+    flock(file, kind)
 }
 
 /// `fallocate(file, 0, 0, length)`: the blocks are ours from now on.
