@@ -3,7 +3,9 @@
 use std::fmt;
 
 use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
+use base64::engine::general_purpose::{STANDARD as BASE64, URL_SAFE_NO_PAD};
+use jiff::Timestamp;
+use serde::Deserialize;
 use sha2::{Digest as _, Sha256};
 
 use crate::net::bare_host;
@@ -98,6 +100,21 @@ impl Auth {
         Ok(Some(Self { secret, server_address }))
     }
 
+    /// When the credentials ended, if they are a JSON web token that says so and it is over: the registry is the judge,
+    /// this only explains its verdict.
+    pub(crate) fn ended(&self) -> Option<Timestamp> {
+        #[derive(Deserialize)]
+        struct Claims {
+            exp: i64,
+        }
+        let (Secret::Password { password: token, .. } | Secret::IdentityToken(token) | Secret::RegistryToken(token)) =
+            &self.secret;
+        let mut parts = token.split('.');
+        let (_header, claims, _signature) = (parts.next()?, parts.next()?, parts.next()?);
+        let claims: Claims = serde_json::from_slice(&URL_SAFE_NO_PAD.decode(claims).ok()?).ok()?;
+        Timestamp::from_second(claims.exp).ok().filter(|end| *end <= Timestamp::now())
+    }
+
     /// Tells two credentials apart in a cache without keeping them there.
     pub(crate) fn fingerprint(&self) -> [u8; 32] {
         let mut hash = Sha256::new();
@@ -163,6 +180,22 @@ mod tests {
         }
         let nowhere = AuthFields { username: "u", server_address: "https://", ..Default::default() };
         assert!(Auth::from_fields(nowhere).is_err());
+    }
+
+    #[test]
+    fn a_web_token_says_when_it_ended() {
+        let token = |claims: &str| Auth {
+            secret: Secret::RegistryToken(format!("e30.{}.c2ln", URL_SAFE_NO_PAD.encode(claims))),
+            server_address: None,
+        };
+        assert_eq!(token(r#"{"exp":1445412480}"#).ended().unwrap().to_string(), "2015-10-21T07:28:00Z");
+        for claims in [r#"{"exp":4099766400}"#, r#"{"exp":"soon"}"#, "{}", "", r#"{"exp":9223372036854775807}"#] {
+            assert_eq!(token(claims).ended(), None, "{claims}");
+        }
+        for secret in ["", ".", "..", "a.b.c", "opaque"] {
+            let auth = Auth { secret: Secret::IdentityToken(secret.to_owned()), server_address: None };
+            assert_eq!(auth.ended(), None, "{secret}");
+        }
     }
 
     #[test]

@@ -14,10 +14,11 @@ use crate::error::{Attempt, Cause, RegistryError, told};
 use crate::guard::{Guarded, Pace};
 use crate::hosts::{Endpoint, HostsError, endpoints};
 use crate::net::{RedirectRefused, origin, redirect_target};
+use crate::proxy::Proxies;
 use crate::reference::Reference;
 use crate::token::{
     BASIC_LIFE, Challenge, GrantKey, Grants, Presentable, TOKEN_ANSWER_BYTES_MAX, basic, bearer, challenges, granted,
-    presentable, token_request,
+    presentable, refusal, token_request,
 };
 
 mod answer;
@@ -44,6 +45,8 @@ const RESTING_MAX: usize = 256;
 pub struct RegistryConfig {
     /// The directory of `<host>/hosts.toml`; `None`: no mirrors. It may be absent and is read anew for each operation.
     pub hosts_dir: Option<PathBuf>,
+    /// Which requests go through a proxy.
+    pub proxies: Proxies,
     /// For a connection with its TLS session.
     pub connect_timeout: Duration,
     /// From a request to the head of its answer.
@@ -64,6 +67,7 @@ impl Default for RegistryConfig {
     fn default() -> Self {
         Self {
             hosts_dir: None,
+            proxies: Proxies::default(),
             connect_timeout: Duration::from_secs(10),
             answer_timeout: Duration::from_secs(30),
             idle_timeout: Duration::from_secs(30),
@@ -239,10 +243,7 @@ impl Registry {
     /// One request at one endpoint, authorized as it asks. The answer's status is a success.
     async fn ask(&self, endpoint: &Endpoint, call: &Call<'_>) -> Result<Response, Cause> {
         let offered = presentable(call.auth, endpoint, call.reference);
-        let auth = match offered {
-            Presentable::Yes(auth) => Some(auth),
-            Presentable::None | Presentable::NotOverHttp => None,
-        };
+        let auth = offered.auth();
         let key = GrantKey {
             origin: origin(&endpoint.base),
             repository: call.reference.repository().to_owned(),
@@ -252,8 +253,14 @@ impl Registry {
             Some(Secret::RegistryToken(token)) => Some(bearer(token)?),
             _ => self.inner.grants.known(&key),
         };
+        let mut refused = String::new();
         for _ in 0..AUTHORIZATION_ROUNDS_MAX {
             let landed = self.follow(endpoint, call, authorization.as_ref()).await?;
+            if landed.response.status() == StatusCode::FORBIDDEN && landed.at_home {
+                self.inner.grants.forget(&key);
+                let words = answer::detail(landed.response, self.pace()).await;
+                return Err(Cause::Unauthorized(forbidden(&offered, &words)));
+            }
             if landed.response.status() != StatusCode::UNAUTHORIZED {
                 return answer::accepted(landed.response, call, self.pace()).await;
             }
@@ -264,12 +271,13 @@ impl Registry {
             self.inner.grants.forget(&key);
             let found = challenges(landed.response.headers());
             let words = answer::detail(landed.response, self.pace()).await;
-            authorization = match self.answer(endpoint, call, &found, auth, &key).await? {
+            refused = refusal(&offered, &found, &words);
+            authorization = match self.answer(endpoint, call, &found, offered, &key).await? {
                 Some(next) if authorization.as_ref() != Some(&next) => Some(next),
-                _ => return Err(Cause::Unauthorized(unauthorized(&offered, &words))),
+                _ => break,
             };
         }
-        Err(Cause::Unauthorized("it doesn't accept the token that its own token service gave".to_owned()))
+        Err(Cause::Unauthorized(refused))
     }
 
     /// The header that answers a challenge; `None` when there is nothing to answer with.
@@ -278,16 +286,17 @@ impl Registry {
         endpoint: &Endpoint,
         call: &Call<'_>,
         found: &[Challenge],
-        auth: Option<&Auth>,
+        offered: Presentable<'_>,
         key: &GrantKey,
     ) -> Result<Option<HeaderValue>, Cause> {
+        let auth = offered.auth();
         if matches!(auth.map(|auth| &auth.secret), Some(Secret::RegistryToken(_))) {
             return Ok(None);
         }
         for challenge in found {
             match (challenge.scheme.as_str(), auth.map(|auth| &auth.secret)) {
                 ("bearer", _) => {
-                    let (header, life) = self.fetch_token(endpoint, call, challenge, auth).await?;
+                    let (header, life) = self.fetch_token(endpoint, call, challenge, offered).await?;
                     self.inner.grants.keep(key.clone(), header.clone(), life);
                     return Ok(Some(header));
                 }
@@ -307,10 +316,11 @@ impl Registry {
         endpoint: &Endpoint,
         call: &Call<'_>,
         challenge: &Challenge,
-        auth: Option<&Auth>,
+        offered: Presentable<'_>,
     ) -> Result<(HeaderValue, Duration), Cause> {
-        let request = token_request(challenge, endpoint, call.reference.repository(), auth)?;
+        let request = token_request(challenge, endpoint, call.reference.repository(), offered.auth())?;
         let client = self.inner.transports.client(&self.inner.config, endpoint, &request.url)?;
+        let via = self.inner.config.proxies.shown(&request.url);
         let mut sent = match request.form {
             Some(form) => {
                 let form_type = HeaderValue::from_static("application/x-www-form-urlencoded");
@@ -322,15 +332,16 @@ impl Registry {
             sent = sent.header(AUTHORIZATION, authorization);
         }
         // Redirects of a token service aren't followed: the next host would see what is meant for this one.
-        let response = self.in_time(sent.send()).await?;
+        let response = self.in_time(via, sent.send()).await?;
         match response.status() {
             StatusCode::OK => {
                 let limit = u64::try_from(TOKEN_ANSWER_BYTES_MAX).unwrap_or(u64::MAX);
                 granted(&Guarded::new(response, self.pace()).whole(limit).await?)
             }
             StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN | StatusCode::BAD_REQUEST => {
-                let detail = answer::detail(response, self.pace()).await;
-                Err(Cause::Unauthorized(format!("its token service gives no token{detail}")))
+                let words = answer::detail(response, self.pace()).await;
+                let words = format!(": its token service gives no token{words}");
+                Err(Cause::Unauthorized(refusal(&offered, &[], &words)))
             }
             _ => Err(answer::failure(response, self.pace()).await),
         }
@@ -357,7 +368,7 @@ impl Registry {
             }
             let client = self.inner.transports.client(&self.inner.config, endpoint, &url)?;
             let sent = client.request(call.method.clone(), url.clone()).headers(headers).send();
-            let response = self.in_time(sent).await?;
+            let response = self.in_time(self.inner.config.proxies.shown(&url), sent).await?;
             if !is_redirect(response.status()) {
                 return Ok(Landed { response, at_home });
             }
@@ -367,11 +378,21 @@ impl Registry {
         Err(Cause::Redirect(RedirectRefused::TooMany(REDIRECTS_MAX)))
     }
 
-    async fn in_time(&self, sent: impl Future<Output = reqwest::Result<Response>>) -> Result<Response, Cause> {
+    /// Sends, by way of a proxy or without one, and waits for the head of the answer.
+    async fn in_time(
+        &self,
+        via: Option<String>,
+        sent: impl Future<Output = reqwest::Result<Response>>,
+    ) -> Result<Response, Cause> {
         let limit = self.inner.config.answer_timeout;
+        // Where a proxy stands between, it is the one to look at.
+        let via = via.map(|proxy| format!(" through the proxy {proxy}")).unwrap_or_default();
         match tokio::time::timeout(limit, sent).await {
+            Ok(Ok(response)) if response.status() == StatusCode::PROXY_AUTHENTICATION_REQUIRED => {
+                Err(Cause::Connect(format!("{via}: it wants other credentials")))
+            }
             Ok(Ok(response)) => Ok(response),
-            Ok(Err(error)) if error.is_connect() => Err(Cause::Connect(told(error))),
+            Ok(Err(error)) if error.is_connect() => Err(Cause::Connect(format!("{via}: {}", told(error)))),
             Ok(Err(error)) => Err(Cause::Broken(told(error))),
             Err(_) => Err(Cause::NoAnswer { limit }),
         }
@@ -409,13 +430,10 @@ fn is_redirect(status: StatusCode) -> bool {
     matches!(status.as_u16(), 301 | 302 | 303 | 307 | 308)
 }
 
-fn unauthorized(offered: &Presentable<'_>, words: &str) -> String {
-    let why = match offered {
-        Presentable::Yes(_) => "it doesn't accept the credentials",
-        Presentable::None => "it wants credentials, and none are given for it",
-        Presentable::NotOverHttp => "it wants credentials, and they aren't sent over plain http to another machine",
-    };
-    format!("{why}{words}")
+/// A 403: without credentials it may want some; with ones that it knows, they allow too little, unless they are over.
+fn forbidden(offered: &Presentable<'_>, words: &str) -> String {
+    let scope = Challenge::insufficient_scope();
+    refusal(offered, std::slice::from_ref(&scope), &format!(": answered 403{words}"))
 }
 
 #[cfg(test)]

@@ -97,8 +97,8 @@ impl fmt::Display for Attempts<'_> {
 /// Why one endpoint couldn't serve. Texts from the registry are cut and hold no control characters.
 #[derive(Debug, thiserror::Error)]
 pub enum Cause {
-    /// No connection, no TLS session, or no name.
-    #[error("cannot connect: {0}")]
+    /// No connection, no TLS session, or no name: by way of which proxy, and why.
+    #[error("cannot connect{0}")]
     Connect(String),
     /// The connection ended in the middle.
     #[error("the connection broke: {0}")]
@@ -133,8 +133,10 @@ pub enum Cause {
     #[error("refused: {0}")]
     Unauthorized(String),
     /// 429.
-    #[error("rate limited{}", retry_after.map(|wait| format!(", may be tried again in {wait:?}")).unwrap_or_default())]
+    #[error("rate limited{}{detail}", retry_after.map(|wait| format!(", may be tried again in {wait:?}")).unwrap_or_default())]
     RateLimited {
+        /// The registry's words.
+        detail: String,
         /// What the registry said in Retry-After.
         retry_after: Option<Duration>,
     },
@@ -233,7 +235,7 @@ impl Cause {
 
     pub(crate) fn retry_after(&self) -> Option<Duration> {
         match self {
-            Self::RateLimited { retry_after } | Self::ServerError { retry_after, .. } => *retry_after,
+            Self::RateLimited { retry_after, .. } | Self::ServerError { retry_after, .. } => *retry_after,
             _ => None,
         }
     }

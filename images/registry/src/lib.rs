@@ -8,9 +8,9 @@
 //!
 //! Every answer of a registry is hostile. Credentials go to the registry that they are for and to the token service that
 //! it names, never along a redirect to another host, never over plain HTTP to another machine, never to a mirror that
-//! they don't name. Proxies from the environment (`HTTPS_PROXY` and its kin) aren't honoured: the daemon's environment is
-//! no place for policy; a mirror does the same job in a file that can be read. Names are resolved without NSS modules, by
-//! `/etc/hosts` and the name servers of `/etc/resolv.conf` alone: where it names none, that is an error and nobody is asked.
+//! they don't name. Proxies are those that the caller hands over ([`Proxies`], read from `HTTPS_PROXY` and its kin). Names are
+//! resolved without NSS modules, by `/etc/hosts` and the name servers of `/etc/resolv.conf` alone: where it names none, that
+//! is an error and nobody is asked.
 
 mod auth;
 mod blob;
@@ -21,6 +21,7 @@ mod guard;
 mod hosts;
 mod manifest;
 mod net;
+mod proxy;
 mod reference;
 mod resolver;
 mod token;
@@ -37,6 +38,7 @@ pub use manifest::{
 };
 pub use net::RedirectRefused;
 pub use oci_spec::image::{Descriptor, Digest, ImageManifest};
+pub use proxy::{Proxies, ProxyError};
 pub use reference::{REFERENCE_BYTES_MAX, Reference, ReferenceError};
 
 #[cfg(test)]

@@ -76,18 +76,25 @@ impl Grants {
 }
 
 /// The credentials that an endpoint may see, or why it may not.
+#[derive(Clone, Copy)]
 pub(crate) enum Presentable<'a> {
     /// These.
     Yes(&'a Auth),
-    /// There are none for this endpoint.
+    /// There are none.
     None,
+    /// There are, for another server: this one.
+    ForAnother(&'a str),
     /// There are, but the way isn't private.
     NotOverHttp,
 }
 
 /// Credentials without an address are for the registry that the reference names; with one, for that server alone, be it
 /// a mirror. Over plain HTTP they go no further than this machine.
-pub(crate) fn presentable<'a>(auth: Option<&'a Auth>, endpoint: &Endpoint, reference: &Reference) -> Presentable<'a> {
+pub(crate) fn presentable<'a>(
+    auth: Option<&'a Auth>,
+    endpoint: &Endpoint,
+    reference: &'a Reference,
+) -> Presentable<'a> {
     let Some(auth) = auth else { return Presentable::None };
     let base = &endpoint.base;
     let meant = match auth.server_address.as_deref().and_then(bare_host) {
@@ -97,8 +104,34 @@ pub(crate) fn presentable<'a>(auth: Option<&'a Auth>, endpoint: &Endpoint, refer
     match (meant, base.scheme() == "https" || is_loopback(base)) {
         (true, true) => Presentable::Yes(auth),
         (true, false) => Presentable::NotOverHttp,
-        (false, _) => Presentable::None,
+        (false, _) => {
+            let address = auth.server_address.as_deref().and_then(bare_host);
+            Presentable::ForAnother(address.unwrap_or(reference.registry()))
+        }
     }
+}
+
+/// Why an endpoint refused: without credentials, with wrong ones, with ones that are over, with ones that allow too
+/// little. `challenges` and `words` are the registry's; `words` comes with a space before it.
+pub(crate) fn refusal(offered: &Presentable<'_>, challenges: &[Challenge], words: &str) -> String {
+    let said = |name: &str| challenges.iter().find_map(|challenge| challenge.parameter(name)).unwrap_or_default();
+    let over = |text: &str| text.to_ascii_lowercase().contains("expired");
+    let why = match offered {
+        Presentable::Yes(auth) => match auth.ended() {
+            Some(end) => format!("the credentials have expired on {end}"),
+            None if over(words) || over(said("error_description")) => "the credentials have expired".to_owned(),
+            None if said("error") == "insufficient_scope" => "the credentials don't allow it".to_owned(),
+            None => "it doesn't accept the credentials".to_owned(),
+        },
+        Presentable::None => "it wants credentials, and none are given for it".to_owned(),
+        Presentable::ForAnother(server) => {
+            format!("it wants credentials, and those given are for {:?} alone", crate::error::words(server))
+        }
+        Presentable::NotOverHttp => {
+            "it wants credentials, and they aren't sent over plain http to another machine".to_owned()
+        }
+    };
+    format!("{why}{words}")
 }
 
 fn names(address: &str, base: &Url) -> bool {
@@ -120,7 +153,22 @@ pub(crate) struct Challenge {
     parameters: Vec<(String, String)>,
 }
 
+impl<'a> Presentable<'a> {
+    pub(crate) fn auth(self) -> Option<&'a Auth> {
+        match self {
+            Self::Yes(auth) => Some(auth),
+            Self::None | Self::ForAnother(_) | Self::NotOverHttp => None,
+        }
+    }
+}
+
 impl Challenge {
+    /// What a status of 403 says without words.
+    pub(crate) fn insufficient_scope() -> Self {
+        let parameters = vec![("error".to_owned(), "insufficient_scope".to_owned())];
+        Self { scheme: "bearer".to_owned(), parameters }
+    }
+
     pub(crate) fn parameter(&self, name: &str) -> Option<&str> {
         self.parameters.iter().find(|(found, _)| found == name).map(|(_, value)| value.as_str())
     }
@@ -369,12 +417,38 @@ mod tests {
             ("127.0.0.1:5000", "http://127.0.0.1:5000/v2", true, Some("127.0.0.1:5001"), "none"),
         ] {
             let (endpoint, reference) = base(registry, url, upstream);
-            let found = match presentable(Some(&with(server)), &endpoint, &reference) {
+            let auth = with(server);
+            let found = match presentable(Some(&auth), &endpoint, &reference) {
                 Presentable::Yes(_) => "yes",
-                Presentable::None => "none",
+                Presentable::None => unreachable!("there are some"),
+                Presentable::ForAnother(_) => "none",
                 Presentable::NotOverHttp => "http",
             };
             assert_eq!(found, says, "{registry} {url} {server:?}");
+        }
+    }
+
+    #[test]
+    fn refusals_say_what_is_wrong_with_the_credentials() {
+        let auth = Auth { secret: Secret::IdentityToken("i".into()), server_address: None };
+        let over = format!("e30.{}.c2ln", base64::engine::general_purpose::URL_SAFE_NO_PAD.encode(r#"{"exp":1}"#));
+        let over = Auth { secret: Secret::RegistryToken(over), server_address: None };
+        let challenge = |error: &str| {
+            let parameters = vec![("error".to_owned(), error.to_owned())];
+            vec![Challenge { scheme: "bearer".into(), parameters }]
+        };
+        let none = Vec::new();
+        for (offered, challenges, words, says) in [
+            (Presentable::Yes(&auth), &none, " (DENIED)", "it doesn't accept the credentials (DENIED)"),
+            (Presentable::Yes(&auth), &none, " (Your token has Expired)", "the credentials have expired (Your"),
+            (Presentable::Yes(&over), &none, "", "the credentials have expired on 1970-01-01T00:00:01Z"),
+            (Presentable::Yes(&auth), &challenge("insufficient_scope"), "", "the credentials don't allow it"),
+            (Presentable::None, &challenge("insufficient_scope"), "", "none are given for it"),
+            (Presentable::ForAnother("quay.io"), &none, "", "those given are for \"quay.io\" alone"),
+            (Presentable::NotOverHttp, &none, "", "aren't sent over plain http"),
+        ] {
+            let told = refusal(&offered, challenges, words);
+            assert!(told.contains(says), "{told:?} doesn't say {says:?}");
         }
     }
 

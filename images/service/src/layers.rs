@@ -2,13 +2,14 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::time::Duration;
 
 use images_registry::{Auth, Descriptor, Reference};
-use images_store::{LayerSource, StoreError};
+use images_store::{Beginning, LayerSource, StoreError};
 use tokio::sync::Semaphore;
 
 use crate::progress::Progress;
-use crate::{ImageError, LayerState, PullEvent, Shared, blocking, pipe};
+use crate::{ImageError, Kind, LayerState, PullEvent, Shared, blocking, pipe};
 
 /// A layer of a pull.
 #[derive(Debug)]
@@ -80,6 +81,7 @@ enum Keep {
     Both,
 }
 
+/// Fetches a layer, from where an earlier pull was broken off.
 async fn fetch(
     shared: &Arc<Shared>,
     reference: &Reference,
@@ -88,20 +90,60 @@ async fn fetch(
     keep: Keep,
     tell: &(dyn Fn(LayerState) + Sync),
 ) -> Result<(), ImageError> {
+    let beginning = match keep {
+        Keep::Both => begin(shared, &wanted.source).await,
+        Keep::Blob => None,
+    };
+    let had_bytes = beginning.as_ref().is_some_and(|beginning| beginning.bytes() > 0);
+    let fetched = fetch_rest(shared, reference, auth, wanted, (keep, beginning), tell).await;
+    match fetched {
+        // A power cut may have left a beginning of zeros. It is gone now, and what the registry sends is the whole truth.
+        Err(error @ ImageError::Store { .. }) if had_bytes && error.kind() == Kind::Invalid => {
+            tracing::warn!(%reference, digest = %wanted.source.digest, error = error.chain(), "fetching from the start");
+            let beginning = begin(shared, &wanted.source).await;
+            fetch_rest(shared, reference, auth, wanted, (keep, beginning), tell).await
+        }
+        fetched => fetched,
+    }
+}
+
+/// What is here of a layer. The thread of a pull that was given up a moment ago may still be at it.
+async fn begin(shared: &Arc<Shared>, source: &LayerSource) -> Option<Beginning> {
+    const TRIES_MAX: u32 = 20;
+    const PAUSE: Duration = Duration::from_millis(50);
+    for _try in 0..TRIES_MAX {
+        if let Some(beginning) = shared.store.begin(source.digest, source.size_bytes) {
+            return Some(beginning);
+        }
+        tokio::time::sleep(PAUSE).await;
+    }
+    None
+}
+
+async fn fetch_rest(
+    shared: &Arc<Shared>,
+    reference: &Reference,
+    auth: Option<&Auth>,
+    wanted: &Wanted,
+    (keep, beginning): (Keep, Option<Beginning>),
+    tell: &(dyn Fn(LayerState) + Sync),
+) -> Result<(), ImageError> {
     /// A bar moves often enough when each event stands for so many bytes.
     const EVENT_BYTES: u64 = 256 * 1024;
     let failed = |source| ImageError::Registry { reference: reference.to_string(), source: Arc::new(source) };
     let source = wanted.source;
     let total = source.size_bytes;
-    tell(LayerState::Downloading { done: 0, total });
-    let mut blob = shared.registry.blob(reference, &wanted.descriptor, auth, 0).await.map_err(failed)?;
+    let from_byte = beginning.as_ref().map_or(0, Beginning::bytes);
+    tell(LayerState::Downloading { done: from_byte, total });
+    let mut blob = shared.registry.blob(reference, &wanted.descriptor, auth, from_byte).await.map_err(failed)?;
     let (writer, mut reader) = pipe();
     let store = shared.store.clone();
     let step = format!("pull {reference}");
     let ingest = tokio::spawn(blocking(step.clone(), move || -> Result<(), StoreError> {
-        match keep {
-            Keep::Both => store.ingest_layer(&source, &mut reader),
-            Keep::Blob => store.ingest_blob(source.digest, source.size_bytes, &mut reader),
+        match (keep, beginning) {
+            (Keep::Both, Some(beginning)) => store.ingest_rest(&source, beginning, &mut reader),
+            (Keep::Both, None) => store.ingest_layer(&source, &mut reader),
+            (Keep::Blob, _) => store.ingest_blob(source.digest, source.size_bytes, &mut reader),
         }
     }));
     let ended = || ImageError::Thread { step: step.clone() };

@@ -12,7 +12,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use images_registry::{Reference, Registry};
-use images_store::{Store, StoreError};
+use images_store::{Pin, Root, Store, StoreError};
 use oci_spec::image::ImageConfiguration;
 
 mod error;
@@ -25,8 +25,8 @@ use layers::Gates;
 use pull::Flights;
 
 pub use error::{ImageError, Kind};
-pub use images_registry::{Auth, AuthFields, AuthFieldsError, RegistryConfig, Secret};
-pub use images_store::{Digest, Image, ImageLayer};
+pub use images_registry::{Auth, AuthFields, AuthFieldsError, Proxies, ProxyError, RegistryConfig, Secret};
+pub use images_store::{Digest, Image, ImageLayer, RootAttributes};
 pub use pipe::{PIPE_CHUNKS, PipeReader, PipeWriter, ReaderGone, pipe};
 
 /// How the service is set up.
@@ -38,6 +38,9 @@ pub struct ImagesConfig {
     pub registry: RegistryConfig,
     /// Images that the program carries in itself.
     pub embedded: Vec<Embedded>,
+    /// Images that are never removed for room: names, short ones too, or beginnings of full ones with a `*` behind. Whoever
+    /// removes one by its name is obeyed.
+    pub pinned: Vec<String>,
     /// How many layers of all pulls are fetched and unpacked at once; 3 is a good number. Bounds memory too.
     pub layers_at_once: usize,
 }
@@ -65,6 +68,8 @@ impl std::fmt::Debug for Embedded {
 pub struct RootLayers {
     /// Unpacked layers, the topmost first, each an absolute path.
     pub lowers: Vec<PathBuf>,
+    /// What the image says of its root directory: for the container's own layer, which is what shows it.
+    pub attributes: RootAttributes,
     /// The image's configuration.
     pub config: ImageConfiguration,
     /// The image.
@@ -156,8 +161,10 @@ impl Images {
     pub async fn open(config: ImagesConfig) -> Result<Self, ImageError> {
         let root = config.root.clone();
         let embedded = config.embedded.clone();
+        let pins = config.pinned.iter().map(|name| pin(name)).collect::<Result<Vec<_>, _>>()?;
         let store = blocking("open the image store", move || {
             let store = Store::open(&root)?;
+            store.pin(pins);
             forget_outdated(&store, &embedded)?;
             Ok(store)
         })
@@ -278,7 +285,8 @@ impl Images {
         // A nameless image is still found by its id: a container that is made anew may need it.
         let id = found.map_or_else(|| name_or_id.to_owned(), |image| image.id.clone());
         let root = self.0.store.hold(&id, holder).map_err(|_missing| ImageError::not_found(name_or_id))?;
-        Ok(RootLayers { lowers: root.lowers, config: root.image.config.clone(), image: root.image })
+        let Root { image, lowers, attributes } = root;
+        Ok(RootLayers { lowers, attributes, config: image.config.clone(), image })
     }
 
     /// Holds an image for a container that was there before this process.
@@ -382,6 +390,13 @@ impl Images {
             Ok(report)
         })
         .await
+    }
+}
+
+fn pin(name: &str) -> Result<Pin, ImageError> {
+    match name.strip_suffix('*') {
+        Some(beginning) => Ok(Pin::Beginning(beginning.to_owned())),
+        None => Ok(Pin::Name(full_name(&parse(name)?))),
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use futures_util::FutureExt as _;
 use futures_util::future::{Shared as SharedFuture, WeakShared};
-use images_registry::{Auth, Descriptor, Platform, Reference, RegistryError, Resolved};
+use images_registry::{Auth, Descriptor, DocumentError, Platform, Reference, RegistryError, Resolved};
 use images_store::{Compression, Digest, Image, LayerSource};
 use oci_spec::image::ImageConfiguration;
 use tokio::sync::mpsc::Sender;
@@ -124,6 +124,7 @@ fn layers(reference: &Reference, resolved: &Resolved, config: &[u8]) -> Result<V
         })
     };
     let config: ImageConfiguration = serde_json::from_slice(config).map_err(|error| wrong(error.into()))?;
+    fits(reference, &config)?;
     let (layers, diff_ids) = (resolved.manifest.layers(), config.rootfs().diff_ids());
     if layers.len() != diff_ids.len() {
         let (layers, diff_ids) = (layers.len(), diff_ids.len());
@@ -147,6 +148,23 @@ fn layers(reference: &Reference, resolved: &Resolved, config: &[u8]) -> Result<V
     });
     wanted.collect()
 }
+
+/// An image that no index stands before says only here what it is for. Without a word it is taken for ours.
+fn fits(reference: &Reference, config: &ImageConfiguration) -> Result<(), ImageError> {
+    let host = Platform::host();
+    let (os, architecture) = (config.os().to_string(), config.architecture().to_string());
+    if ["", "linux"].contains(&os.as_str()) && ["", host.architecture.as_str()].contains(&architecture.as_str()) {
+        return Ok(());
+    }
+    let offered =
+        format!("{os}/{architecture}").chars().filter(|c| !c.is_control()).take(OFFERED_CHARACTERS_MAX).collect();
+    let source = Box::new(DocumentError::NoPlatform { wanted: host.to_string(), offered });
+    let source = Arc::new(RegistryError::Document { reference: reference.to_string(), source });
+    Err(ImageError::Registry { reference: reference.to_string(), source })
+}
+
+/// How much of a hostile platform is shown, in characters.
+const OFFERED_CHARACTERS_MAX: usize = 80;
 
 /// The name that was asked for, and the same repository with the digest that it means now.
 fn names(reference: &Reference, resolved: &Resolved) -> Vec<String> {

@@ -113,7 +113,8 @@ async fn answer(mut stream: tokio::net::TcpStream, pieces: Arc<Pieces>, asked: A
 
 async fn images(directory: &tempfile::TempDir, embedded: Vec<Embedded>) -> Images {
     let root = directory.path().join("images");
-    let config = ImagesConfig { root, registry: RegistryConfig::default(), embedded, layers_at_once: 3 };
+    let config =
+        ImagesConfig { root, registry: RegistryConfig::default(), embedded, pinned: Vec::new(), layers_at_once: 3 };
     Images::open(config).await.unwrap()
 }
 
@@ -148,6 +149,17 @@ async fn a_pull_comes_in_once_however_many_want_it() {
     let root = images.root_for(&name, "container").unwrap();
     assert_eq!(root.lowers.len(), 3);
     assert!(root.lowers[0].join("c").exists() && root.lowers[2].join("a").exists());
+    // Pinned by a beginning, by a name that it hasn't, by one that it has: what nobody pinned goes when room is made.
+    for (pins, pinned) in [
+        (vec![format!("{}/some/*", fake.address)], true),
+        (vec!["some/image:1".into()], false),
+        (vec![name.clone()], true),
+    ] {
+        let pins = pins.iter().map(|name| super::pin(name)).collect::<Result<_, _>>().unwrap();
+        images.0.store.pin(pins);
+        assert_eq!(images.find(&name).unwrap().pinned, pinned);
+    }
+    assert_eq!(images.prune().await.unwrap(), PruneReport::default());
     images.remove(&name).await.unwrap();
     images.remove(&name).await.unwrap();
     assert_eq!(images.list(), []);
@@ -197,7 +209,13 @@ async fn errors_have_kinds_and_name_things() {
     check(images.root_for("nothing", "c").unwrap_err(), Kind::NotFound, "nothing");
     check(images.tag("nothing", "x:1").await.unwrap_err(), Kind::NotFound, "nothing");
     let root = directory.path().join("images");
-    let config = ImagesConfig { root, registry: RegistryConfig::default(), embedded: Vec::new(), layers_at_once: 3 };
+    let config = ImagesConfig {
+        root,
+        registry: RegistryConfig::default(),
+        embedded: Vec::new(),
+        pinned: Vec::new(),
+        layers_at_once: 3,
+    };
     check(Images::open(config).await.unwrap_err(), Kind::InUse, "another process");
 }
 

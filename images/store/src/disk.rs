@@ -21,6 +21,8 @@ pub(crate) struct Disk {
     pub(crate) blobs: OwnedFd,
     pub(crate) layers: OwnedFd,
     pub(crate) ingest: OwnedFd,
+    /// Beginnings of blobs, kept over a restart.
+    pub(crate) partial: OwnedFd,
     _lock: OwnedFd,
     /// Names in `ingest/`: it is empty when the store opens, so a counter is enough.
     counter: AtomicU64,
@@ -60,22 +62,24 @@ impl Disk {
             _ => failed("take the lock")(error),
         })?;
         let below = |parent: &OwnedFd, name: &str| subdirectory(parent, name);
-        let step = || -> SysResult<(OwnedFd, OwnedFd, OwnedFd)> {
+        let step = || -> SysResult<[OwnedFd; 4]> {
             let blobs = below(&below(&directory, "blobs")?, "sha256")?;
             let layers = below(&directory, "layers")?;
             // Half-made things of a process that died.
             sys::remove_tree(&directory, "ingest")?;
             let ingest = below(&directory, "ingest")?;
             below(&directory, EMPTY)?;
-            Ok((blobs, layers, ingest))
+            let partial = below(&directory, "partial")?;
+            Ok([blobs, layers, ingest, partial])
         };
-        let (blobs, layers, ingest) = step().map_err(failed("make the subdirectories"))?;
+        let [blobs, layers, ingest, partial] = step().map_err(failed("make the subdirectories"))?;
         let disk = Self {
             root: root.to_owned(),
             directory,
             blobs,
             layers,
             ingest,
+            partial,
             _lock: lock,
             counter: AtomicU64::new(0),
             sync: SyncGroup::default(),

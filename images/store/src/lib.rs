@@ -29,5 +29,7 @@ pub use compression::Compression;
 pub use digest::{Digest, DigestError};
 pub use error::{ArchiveError, ChainError, DocumentError, Kind, StoreError};
 pub use image::{Image, ImageLayer};
-pub use store::{Collected, LayerSource, Lease, Root, Store, Usage};
+pub use store::{
+    BEGINNING_BYTES_MIN, Beginning, Collected, LayerSource, Lease, Pin, Root, RootAttributes, Store, Usage,
+};
 pub use stream::{LayerError, UnpackFailure};

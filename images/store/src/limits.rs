@@ -55,6 +55,13 @@ pub const DIRECTORY_NAME_BYTES_MAX: usize = 32 * 1024 * 1024;
 /// Longest extended (PAX) or long-name header, in bytes, as in Go's archive/tar: room for the largest attributes.
 pub const EXTENDED_HEADER_BYTES_MAX: u64 = 1024 * 1024;
 
+/// Largest file with holes, holes included: as much as a whole layer. Its holes cost nothing here, and whoever copies it
+/// elsewhere must know what he copies.
+pub const SPARSE_BYTES_MAX: u64 = LAYER_BYTES_MAX;
+
+/// Most pieces of data of a file with holes: an image of a disk has some thousand.
+pub const SPARSE_FRAGMENTS_MAX: usize = 64 * 1024;
+
 /// Longest extended attribute: the kernel's XATTR_SIZE_MAX.
 pub const XATTR_VALUE_BYTES_MAX: usize = 64 * 1024;
 

@@ -14,6 +14,7 @@ use crate::image::Image;
 use crate::index::{INDEX_BYTES_MAX, Record, decode, encode};
 use crate::limits::{CONFIG_BYTES_MAX, IMAGE_BYTES_MAX, MANIFEST_BYTES_MAX};
 
+mod beginning;
 mod below;
 mod chain;
 mod collect;
@@ -21,10 +22,13 @@ mod ingest;
 mod record;
 mod state;
 
+pub use beginning::{BEGINNING_BYTES_MIN, Beginning};
 pub use collect::Collected;
 pub use ingest::LayerSource;
 pub(crate) use ingest::Spool;
 use record::LayerRecord;
+pub use record::RootAttributes;
+pub use state::Pin;
 use state::{Loaded, State};
 
 /// An open store. All methods may be called from any thread; those that touch the disk block.
@@ -44,6 +48,8 @@ pub struct Root {
     pub image: Arc<Image>,
     /// Unpacked layers, the topmost first; at least one.
     pub lowers: Vec<PathBuf>,
+    /// What the topmost layer that lists its root says of it.
+    pub attributes: RootAttributes,
 }
 
 /// What the store takes.
@@ -95,6 +101,7 @@ impl Store {
         let mut state = State::default();
         scan_blobs(&disk, &mut state)?;
         scan_layers(&disk, &mut state)?;
+        beginning::scan(&disk, &mut state)?;
         let records = match disk.read_index(INDEX_BYTES_MAX)? {
             None => Vec::new(),
             Some(bytes) => match decode(&bytes) {
@@ -136,6 +143,14 @@ impl Store {
     #[must_use]
     pub fn root(&self) -> &Path {
         &self.disk.root
+    }
+
+    /// Says which names are never removed for room, in place of what was said before.
+    pub fn pin(&self, pins: Vec<Pin>) {
+        let mut state = self.state();
+        state.pins = pins;
+        let records = std::mem::take(&mut state.records);
+        state.publish(records);
     }
 
     /// Every image that has a name, sorted by id.
@@ -308,9 +323,11 @@ impl Store {
         let found = state.loaded.values().find(|loaded| loaded.id.to_string() == id);
         let loaded = found.cloned().ok_or_else(|| StoreError::NoImage { name: id.to_owned() })?;
         state.holders.insert(holder.to_owned(), loaded.manifest);
-        let image = state.images.get(&loaded.id).cloned().unwrap_or_else(|| Arc::new(loaded.image(&[])));
+        let image = state.images.get(&loaded.id).cloned().unwrap_or_else(|| Arc::new(loaded.image(&[], &[])));
         let lowers = lowers(&self.disk, &loaded, &state.layers);
-        Ok(Root { image, lowers })
+        let topmost = |layer: &crate::image::ImageLayer| state.layers.get(&layer.diff_id)?.root;
+        let attributes = loaded.layers.iter().rev().find_map(topmost).unwrap_or_default();
+        Ok(Root { image, lowers, attributes })
     }
 
     /// The holder needs its image no more. Says whether the image has lost its last reason to stay.

@@ -84,8 +84,8 @@ pub struct UnpackFailure(#[from] UnpackError);
 
 /// Where a layer's bytes go.
 pub(crate) struct Destination {
-    /// The blob itself; `None` when it is in the store already.
-    pub(crate) blob: Option<File>,
+    /// Where the blob's bytes go, and how many of the first ones are there already; `None` when all are.
+    pub(crate) blob: Option<(File, u64)>,
     /// An empty directory for the tree.
     pub(crate) root: OwnedFd,
     /// A directory beside it for what is replaced on the way.
@@ -110,7 +110,8 @@ pub(crate) fn take_layer(
 ) -> Result<Unpacked, LayerError> {
     let source = Source {
         inner: reader,
-        sink: destination.blob,
+        kept_bytes: destination.blob.as_ref().map_or(0, |(_file, kept_bytes)| *kept_bytes),
+        sink: destination.blob.map(|(file, _kept_bytes)| file),
         hash: Sha256::new(),
         count: 0,
         size_max: expected.size_bytes,
@@ -183,8 +184,15 @@ fn check_blob(expected: &Expected, count: u64, hash: Sha256) -> Result<(), Layer
 
 /// Takes a blob in without looking inside.
 pub(crate) fn take_blob(digest: Digest, size_bytes: u64, reader: &mut dyn Read, sink: File) -> Result<(), LayerError> {
-    let mut source =
-        Source { inner: reader, sink: Some(sink), hash: Sha256::new(), count: 0, size_max: size_bytes, failure: None };
+    let mut source = Source {
+        inner: reader,
+        sink: Some(sink),
+        kept_bytes: 0,
+        hash: Sha256::new(),
+        count: 0,
+        size_max: size_bytes,
+        failure: None,
+    };
     let mut buffer = vec![0; OUTPUT_BUFFER_BYTES];
     loop {
         match source.read(&mut buffer) {
@@ -201,6 +209,8 @@ pub(crate) fn take_blob(digest: Digest, size_bytes: u64, reader: &mut dyn Read, 
 struct Source<'a> {
     inner: &'a mut dyn Read,
     sink: Option<File>,
+    /// Bytes at the beginning that the sink has already.
+    kept_bytes: u64,
     hash: Sha256,
     count: u64,
     size_max: u64,
@@ -229,8 +239,10 @@ impl Read for Source<'_> {
             return Err(self.fail(LayerError::TooLong { expected: self.size_max }));
         }
         self.hash.update(bytes);
+        let known = usize::try_from(self.kept_bytes).unwrap_or(usize::MAX).min(length);
+        self.kept_bytes -= u64::try_from(known).unwrap_or(self.kept_bytes);
         if let Some(sink) = &mut self.sink
-            && let Err(error) = sink.write_all(bytes)
+            && let Err(error) = sink.write_all(&bytes[known..])
         {
             return Err(self.fail(LayerError::Write(error)));
         }

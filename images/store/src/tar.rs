@@ -1,19 +1,22 @@
 //! A strict reader of tar archives: ustar, GNU long names, PAX records.
 //!
 //! Tar readers disagree wherever the format is loose, and what one reader skips another one unpacks. So this one accepts
-//! what Go's archive/tar, GNU tar and libarchive all read alike, and refuses the rest by name: sparse files, double or
+//! what Go's archive/tar, GNU tar and libarchive all read alike, and refuses the rest by name: double or
 //! global names, sizes on entries without data, doubtful numbers, anything but zeros behind the end. The data length of an
 //! entry is its PAX size where there is one, the header's otherwise, for the entry itself and for finding the next.
 
 use std::io::{self, BufRead, Read};
 
-use crate::limits::EXTENDED_HEADER_BYTES_MAX;
+use crate::limits::{EXTENDED_HEADER_BYTES_MAX, SPARSE_BYTES_MAX, SPARSE_FRAGMENTS_MAX};
 
 mod header;
 mod pax;
+mod sparse;
 
 use header::{BLOCK_BYTES, Flag, Header};
 use pax::Records;
+pub(crate) use sparse::Sparse;
+use sparse::{Map, old_pairs};
 
 /// One entry; its data, if any, are read with [`Archive::chunk`] before the next one is asked for.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +34,8 @@ pub(crate) struct Entry {
     pub(crate) modified: (i64, u32),
     /// Extended attributes, unchecked.
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    /// Where the data belong, of a file with holes.
+    pub(crate) sparse: Option<Sparse>,
 }
 
 /// What an entry makes.
@@ -70,8 +75,8 @@ pub(crate) enum Problem {
     Number(&'static str),
     #[error("entries of type {:?} aren't unpacked", char::from(*.0))]
     Type(u8),
-    #[error("sparse files aren't part of image layers")]
-    Sparse,
+    #[error("a sparse file of more than {SPARSE_BYTES_MAX} bytes, or in more than {SPARSE_FRAGMENTS_MAX} pieces")]
+    Holes,
     #[error("{0} has data, which readers disagree about")]
     UnexpectedData(&'static str),
     #[error("an extended header of {0} bytes; at most {EXTENDED_HEADER_BYTES_MAX} are read")]
@@ -166,8 +171,10 @@ impl<R: BufRead> Archive<R> {
                     }
                 }
                 flag => {
-                    let entry = entry(&header, flag, before).map_err(at)?;
+                    let holes = self.old_holes(&header, flag, before.records.as_mut()).map_err(at)?;
+                    let mut entry = entry(&header, flag, before).map_err(at)?;
                     self.expect_data(entry.size_bytes);
+                    self.holes(&mut entry, holes).map_err(at)?;
                     return Ok(Some(entry));
                 }
             }
@@ -249,6 +256,55 @@ impl<R: BufRead> Archive<R> {
         }
     }
 
+    /// The map of a file with holes, where the headers have it.
+    fn old_holes(
+        &mut self,
+        header: &Header,
+        flag: Flag,
+        records: Option<&mut Records>,
+    ) -> Result<Option<Map>, Problem> {
+        let told = records.map(|records| {
+            let mut told = std::mem::take(&mut records.sparse);
+            records.sparse_name = told.name.take();
+            (told, records.size_bytes)
+        });
+        let stored_bytes = told.as_ref().and_then(|(_told, size)| *size).map_or_else(|| header.size(), Ok)?;
+        if flag != Flag::Sparse {
+            let Some((told, _size)) = told else { return Ok(None) };
+            let map = told.map(stored_bytes)?;
+            let wrong = map.is_some() && flag != Flag::Regular;
+            return if wrong { Err(Problem::Record("holes in what is no file")) } else { Ok(map) };
+        }
+        let (pairs, mut more) = header.sparse();
+        let mut numbers = Vec::new();
+        old_pairs(pairs, &mut numbers)?;
+        while more {
+            let block = self.block()?.ok_or(Problem::Truncated)?;
+            more = block[CONTINUED_AT] != 0;
+            old_pairs(&block[..CONTINUED_AT], &mut numbers)?;
+        }
+        Sparse::checked(header.real_size()?, &numbers, stored_bytes).map(|sparse| Some(Map::Known(sparse)))
+    }
+
+    /// Gives an entry its map; one that stands in front of the data is read from there.
+    fn holes(&mut self, entry: &mut Entry, holes: Option<Map>) -> Result<(), Problem> {
+        let real_bytes = match holes {
+            None => return Ok(()),
+            Some(Map::Known(sparse)) => {
+                entry.sparse = Some(sparse);
+                return Ok(());
+            }
+            Some(Map::InData(real_bytes)) => real_bytes,
+        };
+        let mut text = Text { left: 0, block: [0; BLOCK_BYTES] };
+        let count = text.number(self)?;
+        let count = usize::try_from(count).ok().filter(|count| *count <= SPARSE_FRAGMENTS_MAX).ok_or(Problem::Holes)?;
+        let numbers = (0..2 * count).map(|_number| text.number(self)).collect::<Result<Vec<_>, _>>()?;
+        entry.size_bytes = self.data_bytes;
+        entry.sparse = Some(Sparse::checked(real_bytes, &numbers, self.data_bytes)?);
+        Ok(())
+    }
+
     /// A whole block; `None` when the stream ends before its first byte.
     fn block(&mut self) -> Result<Option<[u8; BLOCK_BYTES]>, Problem> {
         let mut block = [0; BLOCK_BYTES];
@@ -286,10 +342,44 @@ impl<R: BufRead> Archive<R> {
     }
 }
 
+/// Where a block that goes on with an old map says whether another one follows.
+const CONTINUED_AT: usize = 504;
+
+/// Numbers in front of the data, each on a line, in whole blocks.
+struct Text {
+    left: usize,
+    block: [u8; BLOCK_BYTES],
+}
+
+impl Text {
+    fn number<R: BufRead>(&mut self, archive: &mut Archive<R>) -> Result<u64, Problem> {
+        const DIGITS_MAX: usize = 19;
+        let mut value: u64 = 0;
+        for digits in 0..=DIGITS_MAX {
+            if self.left == 0 {
+                archive.data_bytes =
+                    archive.data_bytes.checked_sub(header::BLOCK_BYTES_U64).ok_or(Problem::Truncated)?;
+                self.block = archive.block()?.ok_or(Problem::Truncated)?;
+                self.left = BLOCK_BYTES;
+            }
+            let byte = self.block[BLOCK_BYTES - self.left];
+            self.left -= 1;
+            match byte {
+                b'0'..=b'9' => value = value.saturating_mul(10).saturating_add(u64::from(byte - b'0')),
+                b'\n' if digits > 0 => return Ok(value),
+                _ => break,
+            }
+        }
+        Err(Problem::Number("sparse map"))
+    }
+}
+
 /// Joins a header and what stood before it.
 fn entry(header: &Header, flag: Flag, before: Before) -> Result<Entry, Problem> {
     let mut records = before.records.unwrap_or_default();
     let path = one_of("path", records.path.take(), before.long_name)?.unwrap_or_else(|| header.path());
+    // The name that it would have without holes; the other is made up.
+    let path = records.sparse_name.take().unwrap_or(path);
     let link = one_of("linkpath", records.link.take(), before.long_link)?.unwrap_or_else(|| header.link());
     let size_bytes = match records.size_bytes {
         Some(size_bytes) => size_bytes,
@@ -298,7 +388,7 @@ fn entry(header: &Header, flag: Flag, before: Before) -> Result<Entry, Problem> 
     let (kind, named) = match flag {
         // Before POSIX a directory was a regular file whose name ends in a slash; only type NUL is read so.
         Flag::OldRegular if path.ends_with(b"/") => (EntryKind::Directory, "a directory"),
-        Flag::OldRegular | Flag::Regular => (EntryKind::Regular, ""),
+        Flag::OldRegular | Flag::Regular | Flag::Sparse => (EntryKind::Regular, ""),
         Flag::Directory => (EntryKind::Directory, "a directory"),
         Flag::Fifo => (EntryKind::Fifo, "a FIFO"),
         Flag::Hardlink => (EntryKind::Hardlink(link), "a hard link"),
@@ -329,6 +419,7 @@ fn entry(header: &Header, flag: Flag, before: Before) -> Result<Entry, Problem> 
         },
         modified,
         xattrs: records.xattrs,
+        sparse: None,
     })
 }
 

@@ -16,13 +16,15 @@ use std::ffi::{CString, OsStr};
 use std::io::{self, BufRead, Write as _};
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt as _;
+use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use runtime_sys::SysError;
 use runtime_sys::fs::{self as sys, Kind, Node, Open, Removal, Time};
 
 use crate::limits::{DIRECTORY_NAME_BYTES_MAX, LAYER_ENTRIES_MAX, PATH_BYTES_MAX};
-use crate::tar::{Archive, Entry, EntryKind, TarError};
+use crate::store::RootAttributes;
+use crate::tar::{Archive, Entry, EntryKind, Sparse, TarError};
 
 mod attributes;
 mod name;
@@ -40,6 +42,8 @@ pub(crate) struct Unpacked {
     pub(crate) bytes: u64,
     /// Files and directories.
     pub(crate) inodes: u64,
+    /// What the archive says of its root.
+    pub(crate) root: Option<RootAttributes>,
     /// The layers below aren't seen at all: overlayfs has no attribute for this at its root.
     pub(crate) root_opaque: bool,
     /// Directories that the archive doesn't list but puts something into, outermost first. They may stand in a layer
@@ -214,6 +218,7 @@ impl Unpacker {
         }
         self.enter(&[])?;
         let root = sys::openat(self.here.directory(), ".", Open::READ | Open::DIRECTORY, 0)?;
+        self.result.root = Some(RootAttributes { mode: entry.mode, uid: entry.uid, gid: entry.gid });
         self.directory_attributes(&root, entry)
     }
 
@@ -259,6 +264,10 @@ impl Unpacker {
             Ok(())
         })?;
         let mut file = std::fs::File::from(made.expect(FRESH));
+        if let Some(sparse) = &entry.sparse {
+            write_pieces(archive, &file, sparse)?;
+        }
+        // Of a file with holes, nothing is left.
         loop {
             let chunk = archive.chunk().map_err(EntryProblem::Data)?;
             if chunk.is_empty() {
@@ -441,6 +450,31 @@ impl Unpacker {
         self.result.foreign = self.foreign.into_iter().collect();
         Ok(self.result)
     }
+}
+
+/// Writes the data of a file with holes where they belong.
+fn write_pieces<R: BufRead>(
+    archive: &mut Archive<R>,
+    file: &std::fs::File,
+    sparse: &Sparse,
+) -> Result<(), EntryProblem> {
+    sys::ftruncate(file, sparse.real_bytes)?;
+    for (offset, bytes) in &sparse.fragments {
+        let (mut at, mut left) = (*offset, *bytes);
+        while left > 0 {
+            let chunk = archive.chunk().map_err(EntryProblem::Data)?;
+            if chunk.is_empty() {
+                break;
+            }
+            let length = usize::try_from(left).unwrap_or(usize::MAX).min(chunk.len());
+            file.write_all_at(&chunk[..length], at).map_err(EntryProblem::Write)?;
+            archive.consume(length);
+            let length = u64::try_from(length).unwrap_or(left);
+            at += length;
+            left -= length;
+        }
+    }
+    Ok(())
 }
 
 fn time(entry: &Entry) -> Time {

@@ -13,6 +13,9 @@ pub mod v1 {
     tonic::include_proto!("runtime.v1");
 }
 
+/// The definition as a `google.protobuf.FileDescriptorSet`: what these messages are generated from.
+pub const FILE_DESCRIPTOR_SET: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/api.bin"));
+
 /// Names who, never with what: the definition marks these fields `debug_redact`.
 impl fmt::Debug for v1::AuthConfig {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -41,9 +41,12 @@ pub(crate) fn image(error: &ImageError) -> Status {
     Status::new(code, chain(error))
 }
 
-/// A request that isn't done yet.
-pub(crate) fn unimplemented(verb: &'static str) -> Status {
-    Status::unimplemented(format!("{verb} is not implemented by podwright"))
+/// Checkpoint and restore, which are left out on purpose.
+pub(crate) fn untrusted_checkpoint(verb: &'static str) -> Status {
+    Status::unimplemented(format!(
+        "{verb} is not offered by podwright: a checkpoint is an untrusted container's memory and files, which would be \
+         read, labelled and restored with the node's rights; move state by a volume, or end and start the pod"
+    ))
 }
 
 /// A request that is wrong.
@@ -52,7 +55,7 @@ pub(crate) fn invalid(what: &str, why: impl std::fmt::Display) -> Status {
 }
 
 /// One line: the error and its causes, outermost first.
-fn chain(error: &dyn Error) -> String {
+pub(crate) fn chain(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

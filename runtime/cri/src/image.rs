@@ -1,7 +1,10 @@
 //! `ImageService`: one file per verb.
 
+use std::sync::Arc;
+
 use images_service::Images;
 use runtime_cri_api::v1::{self, image_service_server::ImageService};
+use runtime_engine::Engine;
 use tonic::{Request, Response, Status, codegen::BoxStream};
 
 mod image_fs_info;
@@ -14,6 +17,7 @@ mod remove_image;
 #[derive(Debug, Clone)]
 pub struct ImageVerbs {
     pub(crate) images: Images,
+    pub(crate) engine: Arc<Engine>,
 }
 
 type Answer<T> = Result<Response<T>, Status>;
@@ -45,7 +49,7 @@ impl ImageService for ImageVerbs {
     }
 
     async fn image_fs_info(&self, _: Request<v1::ImageFsInfoRequest>) -> Answer<v1::ImageFsInfoResponse> {
-        Ok(Response::new(image_fs_info::answer(self)))
+        image_fs_info::answer(self).await.map(Response::new)
     }
 }
 

@@ -8,6 +8,7 @@ use std::{collections::BTreeMap, sync::Arc};
 use images_service::Images;
 use runtime_cri_api::v1::{image_service_server::ImageServiceServer, runtime_service_server::RuntimeServiceServer};
 use runtime_engine::Engine;
+use runtime_streaming::Streaming;
 
 mod error;
 mod image;
@@ -15,9 +16,14 @@ mod parse;
 mod render;
 mod runtime;
 mod stream;
+mod streams;
 
 pub use image::ImageVerbs;
 pub use runtime::RuntimeVerbs;
+pub use streams::backend;
+
+/// The runtime handlers that may be named: none, and ours by its name.
+pub(crate) const RUNTIME_HANDLERS: [&str; 2] = ["", "podwright"];
 
 /// What the node says of itself.
 #[derive(Debug, Clone, Default)]
@@ -32,8 +38,9 @@ pub struct NodeInfo {
 pub fn services(
     engine: Arc<Engine>,
     images: Images,
+    streaming: Streaming,
     info: NodeInfo,
 ) -> (RuntimeServiceServer<RuntimeVerbs>, ImageServiceServer<ImageVerbs>) {
-    let runtime = RuntimeVerbs { engine, images: images.clone(), info: Arc::new(info) };
-    (RuntimeServiceServer::new(runtime), ImageServiceServer::new(ImageVerbs { images }))
+    let runtime = RuntimeVerbs { engine: Arc::clone(&engine), images: images.clone(), streaming, info: Arc::new(info) };
+    (RuntimeServiceServer::new(runtime), ImageServiceServer::new(ImageVerbs { images, engine }))
 }

@@ -10,10 +10,12 @@ use tonic::Status;
 use crate::error::{engine, invalid};
 
 mod container;
+mod mount;
 mod sandbox;
 mod signal;
+mod userns;
 
-pub(crate) use container::container_config;
+pub(crate) use container::{container_config, resources};
 pub(crate) use sandbox::sandbox_config;
 pub(crate) use signal::name as signal_name;
 

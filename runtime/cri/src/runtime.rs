@@ -5,17 +5,26 @@ use std::sync::Arc;
 use images_service::Images;
 use runtime_cri_api::v1::{self, runtime_service_server::RuntimeService};
 use runtime_engine::{Engine, EngineError, Kind};
+use runtime_streaming::Streaming;
 use tonic::{Request, Response, Status, codegen::BoxStream};
 
-use crate::{NodeInfo, error::unimplemented, stream::chunks};
+use crate::error::untrusted_checkpoint;
+use crate::{
+    NodeInfo,
+    stream::{chunks, chunks_of},
+};
 
+mod attach;
 mod container_status;
 mod create_container;
+mod exec;
 mod exec_sync;
 mod get_container_events;
 mod list_containers;
 mod list_pod_sandbox;
+mod metrics;
 mod pod_sandbox_status;
+mod port_forward;
 mod remove_container;
 mod remove_pod_sandbox;
 mod reopen_container_log;
@@ -26,6 +35,8 @@ mod stats;
 mod status;
 mod stop_container;
 mod stop_pod_sandbox;
+mod update_container_resources;
+mod update_pod_sandbox_resources;
 mod version;
 
 /// The runtime verbs.
@@ -33,6 +44,7 @@ mod version;
 pub struct RuntimeVerbs {
     pub(crate) engine: Arc<Engine>,
     pub(crate) images: Images,
+    pub(crate) streaming: Streaming,
     pub(crate) info: Arc<NodeInfo>,
 }
 
@@ -217,63 +229,67 @@ impl RuntimeService for RuntimeVerbs {
 
     async fn update_container_resources(
         &self,
-        _: Request<v1::UpdateContainerResourcesRequest>,
+        request: Request<v1::UpdateContainerResourcesRequest>,
     ) -> Answer<v1::UpdateContainerResourcesResponse> {
-        Err(unimplemented("UpdateContainerResources"))
+        update_container_resources::answer(self, request.into_inner()).await.map(Response::new)
     }
 
-    async fn exec(&self, _: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
-        Err(unimplemented("Exec"))
+    async fn exec(&self, request: Request<v1::ExecRequest>) -> Answer<v1::ExecResponse> {
+        exec::answer(self, request.into_inner()).map(Response::new)
     }
 
-    async fn attach(&self, _: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
-        Err(unimplemented("Attach"))
+    async fn attach(&self, request: Request<v1::AttachRequest>) -> Answer<v1::AttachResponse> {
+        attach::answer(self, request.into_inner()).map(Response::new)
     }
 
-    async fn port_forward(&self, _: Request<v1::PortForwardRequest>) -> Answer<v1::PortForwardResponse> {
-        Err(unimplemented("PortForward"))
+    async fn port_forward(&self, request: Request<v1::PortForwardRequest>) -> Answer<v1::PortForwardResponse> {
+        port_forward::answer(self, request.into_inner()).map(Response::new)
     }
 
     async fn checkpoint_container(
         &self,
         _: Request<v1::CheckpointContainerRequest>,
     ) -> Answer<v1::CheckpointContainerResponse> {
-        Err(unimplemented("CheckpointContainer"))
+        Err(untrusted_checkpoint("CheckpointContainer"))
     }
 
     async fn checkpoint_pod(&self, _: Request<v1::CheckpointPodRequest>) -> Answer<v1::CheckpointPodResponse> {
-        Err(unimplemented("CheckpointPod"))
+        Err(untrusted_checkpoint("CheckpointPod"))
     }
 
     async fn restore_pod(&self, _: Request<v1::RestorePodRequest>) -> Answer<v1::RestorePodResponse> {
-        Err(unimplemented("RestorePod"))
+        Err(untrusted_checkpoint("RestorePod"))
     }
 
     async fn list_metric_descriptors(
         &self,
         _: Request<v1::ListMetricDescriptorsRequest>,
     ) -> Answer<v1::ListMetricDescriptorsResponse> {
-        Err(unimplemented("ListMetricDescriptors"))
+        Ok(Response::new(metrics::descriptors()))
     }
 
     async fn list_pod_sandbox_metrics(
         &self,
         _: Request<v1::ListPodSandboxMetricsRequest>,
     ) -> Answer<v1::ListPodSandboxMetricsResponse> {
-        Err(unimplemented("ListPodSandboxMetrics"))
+        let pod_metrics = metrics::list(self).await?;
+        Ok(Response::new(v1::ListPodSandboxMetricsResponse { pod_metrics }))
     }
 
     async fn update_pod_sandbox_resources(
         &self,
-        _: Request<v1::UpdatePodSandboxResourcesRequest>,
+        request: Request<v1::UpdatePodSandboxResourcesRequest>,
     ) -> Answer<v1::UpdatePodSandboxResourcesResponse> {
-        Err(unimplemented("UpdatePodSandboxResources"))
+        update_pod_sandbox_resources::answer(self, request.into_inner()).await.map(Response::new)
     }
 
     async fn stream_pod_sandbox_metrics(
         &self,
         _: Request<v1::StreamPodSandboxMetricsRequest>,
     ) -> Answer<Self::StreamPodSandboxMetricsStream> {
-        Err(unimplemented("StreamPodSandboxMetrics"))
+        let items = metrics::list(self).await?;
+        Ok(chunks_of(metrics::PODS_PER_MESSAGE, items, |pod_sandbox_metrics| v1::StreamPodSandboxMetricsResponse {
+            pod_sandbox_metrics,
+        }))
     }
 }

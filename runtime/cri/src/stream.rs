@@ -11,10 +11,19 @@ where
     I: Send + 'static,
     M: Send + 'static,
 {
-    let mut messages = Vec::with_capacity(items.len().div_ceil(ITEMS_PER_MESSAGE));
+    chunks_of(ITEMS_PER_MESSAGE, items, message)
+}
+
+/// The same with `per_message` items in one.
+pub(crate) fn chunks_of<I, M>(per_message: usize, items: Vec<I>, message: fn(Vec<I>) -> M) -> Response<BoxStream<M>>
+where
+    I: Send + 'static,
+    M: Send + 'static,
+{
+    let mut messages = Vec::with_capacity(items.len().div_ceil(per_message));
     let mut items = items.into_iter().peekable();
     while items.peek().is_some() {
-        messages.push(Ok::<M, Status>(message(items.by_ref().take(ITEMS_PER_MESSAGE).collect())));
+        messages.push(Ok::<M, Status>(message(items.by_ref().take(per_message).collect())));
     }
     Response::new(Box::pin(tokio_stream::iter(messages)))
 }

@@ -13,6 +13,8 @@ pub struct EngineConfig {
     pub supervisor_program: PathBuf,
     /// The cgroup below which supervisors live (`supervisors`), and pods whose creator gives no parent (`pods`).
     pub cgroup_root: String,
+    /// Where files of the Container Device Interface are; a later directory's device hides an earlier one's.
+    pub cdi_spec_dirs: Vec<PathBuf>,
     /// The resolv.conf of pods that bring none.
     pub resolv_conf: PathBuf,
     /// How far things may go.

@@ -8,30 +8,30 @@ use std::{
 };
 
 use images_service::RootLayers;
-use oci_spec::runtime::LinuxSeccomp;
 use runtime_lifecycle::{
-    Claim, ContainerConfig, ContainerEvent, ContainerId, ContainerRecord, ContainerState, Privilege, RECORD_VERSION,
-    SandboxId, SandboxRecord, SeccompChoice, Stdin, Timestamp,
+    Claim, ContainerConfig, ContainerEvent, ContainerId, ContainerName, ContainerRecord, ContainerState, Privilege,
+    RECORD_VERSION, SandboxId, SandboxRecord, Stdin, Timestamp,
 };
-use runtime_wire::{Answer, ContainerSpec, FailureKind, Request, Root, Seccomp};
+use runtime_wire::{Answer, ContainerSpec, FailureKind, Request, Root};
 
 use crate::{
-    Engine, EngineError, EventKind, blocking, disk, imagefiles, logpath, now,
+    Engine, EngineError, EventKind, blocking, cdi, disk,
+    flights::Entered,
+    imagefiles, logpath, now,
     records::{self, StoredContainer},
     sandbox::identity,
+    seccomp,
     spec::{self, Placement},
     supervisor::{Ask, Brings, Link},
     to_the_end,
     undo::Undo,
+    userns,
     users::{self, Accounts, Resolved},
+    volumes,
     world::{Container, Sandbox},
 };
 
-/// How long the host may take to say whether a volume's source is there; a dead file server never says.
-const SOURCE_ANSWER: Duration = Duration::from_secs(10);
-
-/// Largest seccomp profile read from the host, in bytes; the default one as JSON has 15 kB.
-const PROFILE_BYTES_MAX: u64 = 1024 * 1024;
+mod repeated;
 
 /// What is known of a container before anything of it is made.
 struct Plan {
@@ -50,12 +50,23 @@ impl Engine {
     ) -> Result<ContainerId, EngineError> {
         let sandbox = self.world.sandbox(sandbox)?;
         let engine = Arc::clone(self);
-        to_the_end(async move { engine.create(&sandbox, config).await }).await
+        let name = ContainerName { sandbox: sandbox.id.clone(), name: config.name.clone(), attempt: config.attempt };
+        to_the_end(async move {
+            match engine.container_flights.enter(&name) {
+                Entered::First(flight) => flight.land(engine.create(&sandbox, name, config).await),
+                Entered::Under(waiting) => {
+                    let made = waiting.outcome().await?;
+                    engine.joined(made, sandbox.id.clone(), config).await
+                }
+            }
+        })
+        .await
     }
 
     async fn create(
         self: &Arc<Self>,
         sandbox: &Arc<Sandbox>,
+        name: ContainerName,
         config: ContainerConfig,
     ) -> Result<ContainerId, EngineError> {
         let pod = sandbox.record();
@@ -64,27 +75,20 @@ impl Engine {
         }
         let link = sandbox.link()?;
         let id = ContainerId::from_random(self.random_id_bytes()?);
-        let name = runtime_lifecycle::ContainerName {
-            sandbox: sandbox.id.clone(),
-            name: config.name.clone(),
-            attempt: config.attempt,
-        };
         if let Claim::Held(holder) = self.world.claim_container(name.clone(), &id) {
             return self.joined(holder, sandbox.id.clone(), config).await;
         }
         let mut undo = Undo::default();
-        let (engine, gone) = (Arc::clone(self), id.clone());
+        let (engine, gone, mounts) = (Arc::clone(self), id.clone(), config.mounts.clone());
         undo.push("forget the container", async move {
             engine.world.drop_container(&gone);
             engine.world.release_container_name(&name, &gone);
             engine.images.release(gone.as_str());
+            volumes::release(&engine.images, &gone, &mounts);
             Ok(())
         });
         match self.create_steps(sandbox, &pod, &link, &id, config, &mut undo).await {
-            Ok(()) => {
-                self.tell(EventKind::Created, &sandbox.id, Some(&id));
-                Ok(id)
-            }
+            Ok(()) => Ok(id),
             Err(error) => {
                 undo.run().await;
                 Err(error)
@@ -105,13 +109,13 @@ impl Engine {
             attempt: config.attempt,
             holder: holder.clone(),
         };
-        // Not there yet, or not any more: whoever asked comes again.
+        // Just removed: whoever asked comes again.
         let Ok(container) = self.world.container(&holder) else { return Err(taken(sandbox)) };
-        // Held by whoever creates it.
+        // Held by whoever starts or removes it.
         let _order = container.order.lock().await;
         let record = container.record();
         match record.state {
-            ContainerState::Created if record.config == config => Ok(holder),
+            ContainerState::Created if repeated::is_repeated(&record.config, &config) => Ok(holder),
             _ => Err(taken(sandbox)),
         }
     }
@@ -130,8 +134,16 @@ impl Engine {
             images_service::Kind::NotFound => EngineError::NoSuchImage { image: image.clone() },
             _ => EngineError::Image { image: image.clone(), source: Box::new(source) },
         })?;
+        let root_attributes = layers.attributes;
+        let mut held = volumes::hold(&self.images, id, &config.mounts)?;
         let (engine, placed, planned) = (Arc::clone(self), Arc::clone(pod), id.clone());
-        let plan = blocking(move || engine.plan(&placed, &planned, config, layers)).await?;
+        let mut plan = blocking(move || engine.plan(&placed, &planned, config, layers)).await?;
+        let layer = records::layer(&self.config.root, id);
+        let mut directories = vec![layer.clone(), layer.join("upper"), layer.join("work")];
+        if volumes::complete(&mut held.volumes, &layer) {
+            directories.push(layer.join(volumes::EMPTY));
+        }
+        (plan.spec.image_volumes, plan.record.volume_images) = (held.volumes, held.ids);
         let stored = StoredContainer { record: plan.record, process: plan.process };
         let container = Arc::new(Container::new(stored, sandbox.dir.clone()));
         let _order = container.order.lock().await;
@@ -146,42 +158,17 @@ impl Engine {
         });
         // The intent, before anything of it exists.
         container.save()?;
-        let layer = records::layer(&self.config.root, id);
-        for directory in [layer.clone(), layer.join("upper"), layer.join("work")] {
+        for directory in directories {
             fs::create_dir(&directory).map_err(disk("make", directory))?;
         }
+        userns::give(&layer.join("upper"), pod.config.namespaces.user)?;
+        crate::imagefiles::dress(&layer.join("upper"), root_attributes, pod.config.namespaces.user)
+            .map_err(|source| EngineError::Kernel { step: "give the image's attributes to the root", source })?;
         self.prepare(sandbox, link, plan.spec).await?;
         container.step(ContainerEvent::Created)?;
+        // Before anybody can start it.
+        self.tell(EventKind::Created, &sandbox.id, Some(id));
         Ok(())
-    }
-
-    /// Asks the supervisor. A volume whose source isn't there is made, as other runtimes do for `hostPath`, and asked again.
-    async fn prepare(&self, sandbox: &Sandbox, link: &Link, spec: ContainerSpec) -> Result<(), EngineError> {
-        let deadline = self.config.limits.supervisor_answer;
-        let step = "create the container";
-        let sources: Vec<PathBuf> = bind_sources(&spec);
-        let first = link.tell(step, Request::CreateContainer(Box::new(spec.clone())), deadline).await;
-        let error = match first {
-            Err(
-                error @ EngineError::Supervisor {
-                    kind: FailureKind::NotFound | FailureKind::Invalid | FailureKind::Kernel,
-                    ..
-                },
-            ) if !sources.is_empty() => error,
-            other => return other,
-        };
-        let making = blocking(move || Ok(make_missing(&sources)));
-        let made = match tokio::time::timeout(SOURCE_ANSWER, making).await {
-            Ok(made) => made??,
-            Err(_) => {
-                return Err(EngineError::Deadline { what: "the source of a mount".to_owned(), after: SOURCE_ANSWER });
-            }
-        };
-        if made == 0 {
-            return Err(error);
-        }
-        tracing::info!(sandbox = sandbox.id.short(), made, "missing sources of mounts were made as directories");
-        link.tell(step, Request::CreateContainer(Box::new(spec)), deadline).await
     }
 
     /// Everything that a container is, decided. Reads account files of the image and device nodes of the host.
@@ -197,15 +184,17 @@ impl Engine {
         let stop_signal =
             spec::stop_signal(config.stop_signal, image.and_then(|image| image.stop_signal().as_deref()))?;
         let privileged = config.security.privilege == Privilege::Privileged;
+        let cdi = cdi::Devices::find(&config, &self.config.cdi_spec_dirs)?;
         let mut devices = spec::host_devices(&config.devices)?;
         if privileged {
             devices.extend(spec::privileged_devices());
         }
-        let (seccomp, profile) = seccomp(&config, privileged)?;
+        let (seccomp, profile) = seccomp::choose(&config.security, &self.capabilities)?;
+        let labels = self.modules.labels(&config.security, &pod.id)?;
         let cgroup = self.container_cgroup(pod, id);
         let dir = crate::records::PodDirectory::new(&self.config.run, &pod.id);
         let log = logpath::of(pod, &config)?;
-        let spec = spec::build(Placement {
+        let mut spec = spec::build(Placement {
             sandbox: &pod.config,
             config: &config,
             image: &layers.config,
@@ -215,7 +204,9 @@ impl Engine {
             available: &self.capabilities,
             devices: &devices,
             seccomp: profile,
+            labels: &labels,
         })?;
+        cdi.apply(&mut spec)?;
         let process = spec.process().clone().expect("built with one");
         let layer = records::layer(&self.config.root, id);
         let spec = ContainerSpec {
@@ -234,12 +225,15 @@ impl Engine {
                 Stdin::Open => runtime_wire::Stdin::Open,
                 Stdin::Once => runtime_wire::Stdin::Once,
             },
+            pid_target: config.security.pid_target.as_deref().map(|target| self.target(pod, target)).transpose()?,
+            image_volumes: Vec::new(),
         };
         let record = ContainerRecord {
             version: RECORD_VERSION,
             id: id.clone(),
             sandbox: pod.id.clone(),
             image_id: layers.image.id.clone(),
+            volume_images: Vec::new(),
             created_at: now(),
             // Absolute and never empty: see `ContainerRecord::log`.
             log: log.unwrap_or_else(|| dir.containers().join(format!("{id}.log"))),
@@ -248,10 +242,24 @@ impl Engine {
             gid: user.gid,
             groups: user.groups,
             stop_signal,
+            resources: None,
             config,
             state: ContainerState::Creating,
         };
         Ok(Plan { record, spec, process })
+    }
+
+    /// The container whose processes are to be seen: one of the same pod, that runs.
+    fn target(&self, pod: &SandboxRecord, text: &str) -> Result<String, EngineError> {
+        let id = self.world.find_container(text)?;
+        let record = self.world.container(&id)?.record();
+        if record.sandbox != pod.id {
+            return Err(EngineError::invalid("namespace_options.target_id", format!("{id} is in another sandbox")));
+        }
+        match record.state.process() {
+            Some(_) => Ok(id.to_string()),
+            None => Err(EngineError::ContainerNotRunning { id, state: record.state.name() }),
+        }
     }
 
     fn container_cgroup(&self, pod: &SandboxRecord, id: &ContainerId) -> String {
@@ -285,6 +293,16 @@ impl Engine {
             fs::create_dir_all(directory).map_err(disk("make", directory))?;
         }
         container.step(ContainerEvent::StartAsked)?;
+        // The end of a very short program may be heard of before the answer that it was started is taken.
+        container.keep_ends();
+        let started = self.ask_to_start(container, &link).await;
+        for end in container.kept_ends() {
+            self.end(container, end);
+        }
+        started
+    }
+
+    async fn ask_to_start(&self, container: &Container, link: &Link) -> Result<(), EngineError> {
         let asked = Ask {
             step: "start the container",
             request: Request::StartContainer { container: container.id.to_string() },
@@ -366,6 +384,7 @@ impl Engine {
             }
         });
         self.images.release(container.id.as_str());
+        volumes::release(&self.images, &container.id, &container.record().config.mounts);
         self.world.drop_container(&container.id);
         self.tell(EventKind::Deleted, &container.sandbox, Some(&container.id));
         Ok(())
@@ -433,45 +452,4 @@ fn who(config: &ContainerConfig, image_user: &str, layers: &[PathBuf]) -> Result
     };
     let accounts = Accounts { passwd: read("/etc/passwd")?, group: read("/etc/group")? };
     users::resolve(&config.security, image_user, &accounts)
-}
-
-fn seccomp(config: &ContainerConfig, privileged: bool) -> Result<(Seccomp, Option<LinuxSeccomp>), EngineError> {
-    match &config.security.seccomp {
-        _ if privileged => Ok((Seccomp::Unconfined, None)),
-        SeccompChoice::Unconfined => Ok((Seccomp::Unconfined, None)),
-        SeccompChoice::RuntimeDefault => Ok((Seccomp::RuntimeDefault, None)),
-        SeccompChoice::Localhost(path) => {
-            let wrong = |why: String| EngineError::invalid(format!("seccomp profile {path:?}"), why);
-            let metadata = fs::metadata(path).map_err(|error| wrong(error.to_string()))?;
-            if !metadata.is_file() || metadata.len() == 0 || metadata.len() > PROFILE_BYTES_MAX {
-                return Err(wrong("is not a file of 1 byte to 1 MiB".to_owned()));
-            }
-            let bytes = fs::read(path).map_err(|error| wrong(error.to_string()))?;
-            let profile = serde_json::from_slice(&bytes).map_err(|error| wrong(error.to_string()))?;
-            Ok((Seccomp::Spec, Some(profile)))
-        }
-    }
-}
-
-fn bind_sources(spec: &ContainerSpec) -> Vec<PathBuf> {
-    let mounts = spec.spec.mounts().iter().flatten();
-    let binds = mounts.filter(|mount| mount.typ().as_deref() == Some("bind"));
-    binds.filter_map(|mount| mount.source().clone()).filter(|source| source.is_absolute()).collect()
-}
-
-/// Makes the missing ones as directories; answers with how many.
-fn make_missing(sources: &[PathBuf]) -> Result<usize, EngineError> {
-    let mut made = 0;
-    for source in sources {
-        // A dangling link is somebody's mistake, not a missing directory.
-        if fs::symlink_metadata(source).is_err_and(|error| error.kind() == io::ErrorKind::NotFound) {
-            match fs::create_dir_all(source) {
-                Ok(()) => made += 1,
-                // A dangling link or a file on the way: what the supervisor said of the source says it better.
-                Err(error) if matches!(error.kind(), io::ErrorKind::AlreadyExists | io::ErrorKind::NotADirectory) => {}
-                Err(error) => return Err(disk("make the source of a mount", source)(error)),
-            }
-        }
-    }
-    Ok(made)
 }

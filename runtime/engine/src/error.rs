@@ -87,6 +87,15 @@ pub enum EngineError {
         /// What it is.
         state: &'static str,
     },
+    /// It reads nothing, or not any more.
+    #[error(
+        "container {id:?} has no standard input to attach to: it was created without one, or with one that ended with \
+         its first client"
+    )]
+    NoStandardInput {
+        /// The container.
+        id: ContainerId,
+    },
     /// The request itself is wrong.
     #[error("{what}: {why}")]
     Invalid {
@@ -106,6 +115,18 @@ pub enum EngineError {
     Image {
         /// Which image.
         image: String,
+        /// Why.
+        source: Box<ImageError>,
+    },
+    /// An image can't be a container's volume. The first word is the one that kubelets look for.
+    #[error(
+        "ImageVolumeMountFailed: image {image:?} for {destination:?} can't be had; it must have been pulled before"
+    )]
+    ImageVolume {
+        /// As it was asked for.
+        image: String,
+        /// Where it was to be mounted.
+        destination: String,
         /// Why.
         source: Box<ImageError>,
     },
@@ -148,6 +169,16 @@ pub enum EngineError {
         id: SandboxId,
         /// What was asked of it.
         step: &'static str,
+    },
+    /// Nobody answers at a port of a pod.
+    #[error("port {port} of sandbox {id:?} does not take connections")]
+    Forward {
+        /// The sandbox.
+        id: SandboxId,
+        /// The port.
+        port: u16,
+        /// Why.
+        source: io::Error,
     },
     /// Something took longer than it may.
     #[error("{what} took longer than {after:?}")]
@@ -217,10 +248,13 @@ impl EngineError {
             Self::SandboxRefused { .. }
             | Self::SandboxNotReady { .. }
             | Self::ContainerRefused { .. }
-            | Self::ContainerNotRunning { .. } => Kind::Refused,
+            | Self::ContainerNotRunning { .. }
+            | Self::NoStandardInput { .. } => Kind::Refused,
             Self::Ambiguous { .. } | Self::Invalid { .. } => Kind::Invalid,
-            Self::Superseded { .. } | Self::SupervisorGone { .. } | Self::Interrupted => Kind::Unavailable,
-            Self::Image { source, .. } => image_kind(source),
+            Self::Superseded { .. } | Self::SupervisorGone { .. } | Self::Interrupted | Self::Forward { .. } => {
+                Kind::Unavailable
+            }
+            Self::Image { source, .. } | Self::ImageVolume { source, .. } => image_kind(source),
             Self::Network { source, .. } => network_kind(source),
             Self::Supervisor { kind, .. } => failure_kind(*kind),
             Self::Deadline { .. } => Kind::DeadlineExceeded,

@@ -1,7 +1,6 @@
 //! One more process in a running container.
 
 use std::{
-    io::{PipeReader, PipeWriter, pipe},
     os::fd::{AsFd as _, BorrowedFd, OwnedFd},
     sync::{
         Arc,
@@ -11,24 +10,27 @@ use std::{
 };
 
 use runtime_lifecycle::{ContainerId, Terminal};
+use runtime_sys::stdio::null_device;
 use runtime_wire::{Answer, ExecSpec, Exit, Request};
 use tokio::{
     io::AsyncReadExt as _,
-    net::unix::pipe::Receiver,
     sync::oneshot,
-    time::{Instant, timeout, timeout_at},
+    time::{Instant, timeout_at},
 };
 
 use crate::{
-    Engine, EngineError, disk, spec,
+    Engine, EngineError, Output, Streams, Wanted, spec,
+    streams::{input, output},
     supervisor::{Ask, Brings, Link},
+    world::Container,
 };
 
 /// Most bytes kept of each stream; what is above is read and thrown away (CVE-2022-1708).
 pub const EXEC_OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How long the streams may stay open after the command has ended: its children are killed with it, so this is for the
-/// bytes that are still in the pipes.
+/// bytes that are still in the pipes, and for who was given a descriptor and isn't of the command. Never beyond the
+/// command's own limit.
 const DRAIN: Duration = Duration::from_secs(2);
 
 /// Bytes asked for at once.
@@ -48,27 +50,11 @@ pub struct ExecOutput {
     pub exit: Exit,
 }
 
-/// What a command reads and writes.
-#[derive(Debug)]
-pub enum ExecIo {
-    /// These.
-    Descriptors {
-        /// Read by it; nothing if absent.
-        stdin: Option<OwnedFd>,
-        /// Written by it.
-        stdout: OwnedFd,
-        /// Written by it.
-        stderr: OwnedFd,
-    },
-    /// A pseudo-terminal, whose master is handed out.
-    Terminal,
-}
-
 /// A command that runs. Dropped, it is killed with all that it started.
 #[derive(Debug)]
 pub struct ExecStarted {
-    /// The master, if a terminal was asked for.
-    pub terminal: Option<OwnedFd>,
+    /// Its streams, as they were asked for.
+    pub streams: Streams,
     link: Arc<Link>,
     exec: String,
     ended: oneshot::Receiver<Exit>,
@@ -103,35 +89,40 @@ impl Drop for ExecStarted {
 }
 
 impl Engine {
-    /// Starts a command in a running container.
-    pub async fn exec(&self, id: &ContainerId, argv: Vec<String>, io: ExecIo) -> Result<ExecStarted, EngineError> {
+    /// A container that can be executed in and attached to; the error says what it is instead.
+    pub fn check_running(&self, id: &ContainerId) -> Result<(), EngineError> {
+        self.running(id).map(drop)
+    }
+
+    pub(crate) fn running(&self, id: &ContainerId) -> Result<Arc<Container>, EngineError> {
         let container = self.world.container(id)?;
         let record = container.record();
         if record.state.process().is_none() {
             return Err(EngineError::ContainerNotRunning { id: id.clone(), state: record.state.name() });
         }
+        Ok(container)
+    }
+
+    /// Starts a command in a running container.
+    pub async fn exec(&self, id: &ContainerId, argv: Vec<String>, wanted: Wanted) -> Result<ExecStarted, EngineError> {
+        let container = self.running(id)?;
         let link = self.world.sandbox(&container.sandbox)?.link()?;
-        let terminal = matches!(io, ExecIo::Terminal);
-        let mode = if terminal { Terminal::Yes } else { Terminal::No };
+        let mode = if wanted.tty { Terminal::Yes } else { Terminal::No };
         let process = spec::exec_process(&container.process, argv, mode)?;
         let exec = format!("{}-{}", self.started.0.as_nanos(), NEXT.fetch_add(1, Ordering::Relaxed));
-        let descriptors: Vec<BorrowedFd<'_>> = match &io {
-            ExecIo::Descriptors { stdin, stdout, stderr } => {
-                stdin.iter().map(|fd| fd.as_fd()).chain([stdout.as_fd(), stderr.as_fd()]).collect()
-            }
-            ExecIo::Terminal => Vec::new(),
-        };
-        let wanted = ExecSpec {
+        let (streams, theirs) = if wanted.tty { (Streams::default(), Vec::new()) } else { pipes(wanted)? };
+        let descriptors: Vec<BorrowedFd<'_>> = theirs.iter().map(|fd| fd.as_fd()).collect();
+        let spec = ExecSpec {
             id: exec.clone(),
             container: id.to_string(),
             process,
-            stdin: matches!(io, ExecIo::Descriptors { stdin: Some(_), .. }),
-            tty: terminal,
+            stdin: wanted.stdin && !wanted.tty,
+            tty: wanted.tty,
         };
         let deadline = self.config.limits.supervisor_answer;
         // Guards the exec from here on: given up or failed, it is killed.
         let mut started = ExecStarted {
-            terminal: None,
+            streams,
             ended: link.expect_exec(&exec),
             link: Arc::clone(&link),
             exec,
@@ -140,14 +131,15 @@ impl Engine {
         };
         let asked = Ask {
             step: "execute",
-            request: Request::Exec(Box::new(wanted)),
+            request: Request::Exec(Box::new(spec)),
             descriptors: &descriptors,
-            brings: if terminal { Brings::Descriptor } else { Brings::Nothing },
+            brings: if wanted.tty { Brings::Descriptor } else { Brings::Nothing },
             deadline,
         };
         match link.ask(asked).await {
-            Ok((Answer::Started { .. }, master)) => {
-                started.terminal = master;
+            Ok((Answer::Started { .. }, None)) if !wanted.tty => Ok(started),
+            Ok((Answer::Started { .. }, Some(master))) if wanted.tty => {
+                started.streams = Streams::of_terminal(master, wanted)?;
                 Ok(started)
             }
             Ok(_) => Err(link.protocol("execute")),
@@ -169,20 +161,18 @@ impl Engine {
         argv: Vec<String>,
         limit: Option<Duration>,
     ) -> Result<ExecOutput, EngineError> {
-        let (out_read, stdout) = pipe_pair()?;
-        let (err_read, stderr) = pipe_pair()?;
         let until = limit.and_then(|limit| Instant::now().checked_add(limit));
         let late = || EngineError::Deadline {
             what: format!("the command in container {}", id.short()),
             after: limit.unwrap_or_default(),
         };
-        let io = ExecIo::Descriptors { stdin: None, stdout: stdout.into(), stderr: stderr.into() };
-        let mut started = within(until, self.exec(id, argv, io)).await.ok_or_else(late)??;
-        let mut stdout = Vec::new();
-        let mut stderr = Vec::new();
+        let wanted = Wanted { stdout: true, stderr: true, ..Wanted::default() };
+        let mut started = within(until, self.exec(id, argv, wanted)).await.ok_or_else(late)??;
+        let Streams { stdout: out, stderr: err, .. } = std::mem::take(&mut started.streams);
+        let (mut stdout, mut stderr) = (Kept::default(), Kept::default());
         let exit = {
             let mut reading = std::pin::pin!(async {
-                tokio::join!(collect(out_read, &mut stdout), collect(err_read, &mut stderr));
+                tokio::join!(stdout.collect(out), stderr.collect(err));
             });
             let mut read = false;
             let running = async {
@@ -195,13 +185,50 @@ impl Engine {
             };
             let exit = within(until, running).await.ok_or_else(late)??;
             if !read {
-                // Time-out here only cuts what a stray holder of the pipe might still write.
-                let _ = timeout(DRAIN, &mut reading).await;
+                let drained = Instant::now() + DRAIN;
+                let drained = until.map_or(drained, |until| until.min(drained));
+                if timeout_at(drained, &mut reading).await.is_err() {
+                    // The command has ended and its code counts; only what a stranger might still write is missing.
+                    tracing::warn!(container = id.short(), "the output of a command is held open after its end");
+                }
             }
             exit
         };
-        Ok(ExecOutput { stdout, stderr, exit })
+        for (stream, kept) in [("stdout", &stdout), ("stderr", &stderr)] {
+            if kept.dropped > 0 {
+                let (container, dropped) = (id.short(), kept.dropped);
+                tracing::warn!(
+                    container,
+                    stream,
+                    dropped,
+                    limit = EXEC_OUTPUT_BYTES_MAX,
+                    "the output of a command is cut"
+                );
+            }
+        }
+        Ok(ExecOutput { stdout: stdout.bytes, stderr: stderr.bytes, exit })
     }
+}
+
+/// Pipes for a command: our ends, and theirs in the order in which they travel.
+fn pipes(wanted: Wanted) -> Result<(Streams, Vec<OwnedFd>), EngineError> {
+    let mut streams = Streams::default();
+    let mut theirs = Vec::with_capacity(3);
+    if wanted.stdin {
+        let (reader, writer) = input()?;
+        streams.stdin = Some(writer);
+        theirs.push(reader);
+    }
+    for (wanted, ours) in [(wanted.stdout, &mut streams.stdout), (wanted.stderr, &mut streams.stderr)] {
+        theirs.push(if wanted {
+            let (reader, writer) = output()?;
+            *ours = Some(reader);
+            writer
+        } else {
+            null_device().map_err(|source| EngineError::Kernel { step: "make the command's streams", source })?
+        });
+    }
+    Ok((streams, theirs))
 }
 
 async fn within<T>(until: Option<Instant>, work: impl Future<Output = T>) -> Option<T> {
@@ -211,25 +238,33 @@ async fn within<T>(until: Option<Instant>, work: impl Future<Output = T>) -> Opt
     }
 }
 
-fn pipe_pair() -> Result<(Receiver, PipeWriter), EngineError> {
-    let (reader, writer): (PipeReader, PipeWriter) = pipe().map_err(disk("make", "a pipe"))?;
-    let reader = Receiver::from_owned_fd(OwnedFd::from(reader)).map_err(disk("read from", "a pipe"))?;
-    Ok((reader, writer))
+/// What is kept of a stream.
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    dropped: u64,
 }
 
-/// Reads to the end; keeps what fits.
-async fn collect(mut from: Receiver, kept: &mut Vec<u8>) {
-    let mut rest = Vec::new();
-    loop {
-        let full = kept.len() >= EXEC_OUTPUT_BYTES_MAX;
-        let into = if full { &mut rest } else { &mut *kept };
-        if into.capacity() - into.len() < 4096 {
-            into.reserve(CHUNK_BYTES.min(into.len().max(4096)));
-        }
-        match from.read_buf(into).await {
-            Ok(0) | Err(_) => break,
-            Ok(_) => rest.clear(),
+impl Kept {
+    /// Reads to the end; keeps what fits, and counts the rest.
+    async fn collect(&mut self, from: Option<Output>) {
+        let Some(mut from) = from else { return };
+        let mut rest = Vec::new();
+        loop {
+            let full = self.bytes.len() >= EXEC_OUTPUT_BYTES_MAX;
+            let into = if full { &mut rest } else { &mut self.bytes };
+            if into.capacity() - into.len() < 4096 {
+                into.reserve(CHUNK_BYTES.min(into.len().max(4096)));
+            }
+            match from.read_buf(into).await {
+                Ok(0) | Err(_) => break,
+                Ok(_) => {
+                    let over = rest.len() + self.bytes.len().saturating_sub(EXEC_OUTPUT_BYTES_MAX);
+                    self.dropped = self.dropped.saturating_add(u64::try_from(over).unwrap_or(u64::MAX));
+                    self.bytes.truncate(EXEC_OUTPUT_BYTES_MAX);
+                    rest.clear();
+                }
+            }
         }
     }
-    kept.truncate(EXEC_OUTPUT_BYTES_MAX);
 }

@@ -15,9 +15,11 @@ use std::{
     path::{Component, Path, PathBuf},
 };
 
+use images_service::RootAttributes;
+use runtime_lifecycle::{IdRange, UserMode};
 use runtime_sys::{
     SysError,
-    fs::{Kind, Open, Resolve, fgetxattr, fstat, open, openat2, readlinkat},
+    fs::{Kind, Open, Resolve, fchmod, fchown, fgetxattr, fstat, open, openat2, readlinkat},
 };
 
 /// Largest account file read, in bytes: a thousand times a usual one.
@@ -28,6 +30,27 @@ const LINKS_MAX: usize = 40;
 
 /// Most components walked: links can make a short name long.
 const COMPONENTS_MAX: usize = 256;
+
+/// Makes the container's own layer show what the image says of its root directory. Ids are those that the pod's user
+/// namespace means by the image's; one that it has no word for stays with the pod's root.
+pub(crate) fn dress(upper: &Path, root: RootAttributes, user: UserMode) -> Result<(), SysError> {
+    let (uid, gid) = match user {
+        UserMode::Node => (Some(root.uid), Some(root.gid)),
+        UserMode::Pod(mappings) => (host_id(mappings.uids, root.uid), host_id(mappings.gids, root.gid)),
+    };
+    let directory = open(upper, Open::READ | Open::DIRECTORY | Open::NO_FOLLOW, 0)?;
+    let found = fstat(&directory)?;
+    let (uid, gid) = (uid.unwrap_or(found.uid), gid.unwrap_or(found.gid));
+    if (uid, gid) != (found.uid, found.gid) {
+        fchown(&directory, uid, gid)?;
+    }
+    if found.mode == root.mode { Ok(()) } else { fchmod(&directory, root.mode) }
+}
+
+fn host_id(range: IdRange, id: u32) -> Option<u32> {
+    let offset = id.checked_sub(range.container).filter(|offset| *offset < range.length)?;
+    range.host.checked_add(offset)
+}
 
 /// The text of `path` in the image made of `layers` (topmost first); empty if there is none, or if it is no regular file.
 pub(crate) fn read(layers: &[PathBuf], path: &str) -> Result<String, SysError> {
@@ -155,9 +178,12 @@ fn components(path: &Path) -> VecDeque<OsString> {
 mod tests {
     use std::{
         fs,
-        os::unix::fs::symlink,
+        os::unix::fs::{MetadataExt as _, symlink},
         path::{Path, PathBuf},
     };
+
+    use images_service::RootAttributes;
+    use runtime_lifecycle::{IdMappings, IdRange, UserMode};
 
     use super::read;
 
@@ -173,6 +199,23 @@ mod tests {
             }
         }
         layer
+    }
+
+    #[test]
+    fn the_root_is_the_image_s_in_the_pod_s_words() {
+        let dir = tempfile::tempdir().expect("a temporary directory");
+        let root = RootAttributes { mode: 0o1751, uid: 7, gid: 70_000 };
+        let range = IdRange { container: 0, host: 200_000, length: 65_536 };
+        let pod = UserMode::Pod(IdMappings { uids: range, gids: range });
+        let owner = fs::metadata(dir.path()).expect("it is there").gid();
+        for (user, uid, gid) in [(pod, 200_007, owner), (UserMode::Node, 7, 70_000)] {
+            if let Err(error) = super::dress(dir.path(), root, user) {
+                eprintln!("skipped: no owner can be changed here: {error}");
+                return;
+            }
+            let found = fs::metadata(dir.path()).expect("it is there");
+            assert_eq!((found.mode() & 0o7777, found.uid(), found.gid()), (0o1751, uid, gid));
+        }
     }
 
     #[test]

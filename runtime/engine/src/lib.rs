@@ -4,25 +4,35 @@
 //! supervisors, records, events, figures. *Not here*: gRPC (that is `runtime/cri`), what a step means (`runtime/lifecycle`
 //! decides), system calls for containers (`runtime/supervisor` makes them). Lists and status are answered from memory.
 
+mod attach;
 mod bootid;
+mod cdi;
 mod config;
 mod container;
 mod error;
 mod event;
 mod exec;
+mod flights;
+mod forward;
 mod imagefiles;
 mod logpath;
 mod loss;
+mod lsm;
 mod podfiles;
 mod records;
 mod recovery;
 mod sandbox;
+mod seccomp;
 mod spec;
 mod stats;
 mod stop;
+mod streams;
 mod supervisor;
 mod undo;
+mod update;
+mod userns;
 mod users;
+mod volumes;
 mod world;
 
 use std::{
@@ -39,18 +49,25 @@ use cni_chain::Network;
 use images_service::Images;
 use oci_spec::runtime::Capability;
 use runtime_lifecycle::{
-    BootTime, ContainerFilter, ContainerId, ContainerRecord, SandboxFilter, SandboxId, SandboxRecord, Timestamp,
+    BootTime, ContainerFilter, ContainerId, ContainerName, ContainerRecord, Metadata, SandboxFilter, SandboxId,
+    SandboxRecord, Timestamp,
 };
-use tokio::sync::broadcast;
 
+pub use attach::Attached;
 pub use config::{EngineConfig, Limits};
 pub use error::{EngineError, Kind};
 pub use event::{EVENTS_BUFFERED_MAX, Event, EventKind};
-pub use exec::{EXEC_OUTPUT_BYTES_MAX, ExecIo, ExecOutput, ExecStarted};
+pub use exec::{EXEC_OUTPUT_BYTES_MAX, ExecOutput, ExecStarted};
 pub use recovery::Recovered;
 pub use runtime_lifecycle::{ContainerConfig, SandboxConfig};
 pub use runtime_wire::Exit;
-pub use stats::{CgroupUsage, ContainerUsage};
+pub use stats::{
+    CgroupUsage, ContainerFigures, ContainerUsage, DeviceTraffic, Disk, Figures, HugePages, Interface, LayerUsage,
+    LayersUsage, MachineFigures, MemoryFigures, NetworkUsage, OpenFiles, Pressure, SandboxFigures, SandboxUsage, Stall,
+    StallTime, Swap, Throttling, Traffic, Used,
+};
+pub use streams::{Input, Output, Streams, Terminal, Wanted};
+pub use update::SandboxChange;
 
 use crate::world::World;
 
@@ -68,9 +85,17 @@ pub struct Engine {
     random: File,
     /// What this process itself holds: no container can be given more.
     capabilities: HashSet<Capability>,
+    /// The security modules of the kernel.
+    modules: lsm::Modules,
+    /// Whether pods can have a user namespace.
+    user_namespaces: userns::Ability,
     world: World,
-    flights: sandbox::Flights,
-    events: broadcast::Sender<Event>,
+    sandbox_flights: flights::Flights<Metadata, SandboxId>,
+    container_flights: flights::Flights<ContainerName, ContainerId>,
+    /// How many sandboxes are made or removed at once.
+    sandbox_slots: tokio::sync::Semaphore,
+    teller: event::Teller,
+    meters: stats::Meters,
     /// The pod network that a kubelet announced; kept for `info`.
     announced_cidr: Mutex<Option<String>>,
 }
@@ -131,12 +156,6 @@ impl Engine {
         self.world.containers(filter)
     }
 
-    /// What happens from now on. A reader that falls behind by [`EVENTS_BUFFERED_MAX`] is told how many it missed
-    /// (`RecvError::Lagged`) and must list anew.
-    pub fn events(&self) -> broadcast::Receiver<Event> {
-        self.events.subscribe()
-    }
-
     /// Whether pods can get addresses.
     pub fn network_readiness(&self) -> NetworkReadiness {
         match self.network.readiness() {
@@ -148,6 +167,25 @@ impl Engine {
     /// Now, for display beside what was read from memory.
     pub fn display_time(&self) -> Timestamp {
         now()
+    }
+
+    /// What of the kernel's security modules is not as a cluster expects it, for people.
+    pub fn security_warning(&self) -> Option<String> {
+        self.modules.warning()
+    }
+
+    /// Whether pods can have a user namespace: tried once, at the start.
+    pub fn has_user_namespaces(&self) -> bool {
+        self.user_namespaces == userns::Ability::Yes
+    }
+
+    /// Which version of control groups this machine has, for people: `v1` or `v2`.
+    pub fn cgroup_version(&self) -> &'static str {
+        match runtime_sys::cgroup::hierarchies().map(|hierarchies| hierarchies.version) {
+            Ok(runtime_sys::cgroup::Version::V1) => "v1",
+            Ok(runtime_sys::cgroup::Version::V2) => "v2",
+            Err(_) => "none",
+        }
     }
 
     /// How it was opened.
@@ -174,11 +212,6 @@ impl Engine {
             source,
         })?;
         Ok(bytes)
-    }
-
-    pub(crate) fn tell(&self, kind: EventKind, sandbox: &SandboxId, container: Option<&ContainerId>) {
-        // Nobody listening is no error.
-        let _ = self.events.send(Event { kind, at: now(), sandbox: sandbox.clone(), container: container.cloned() });
     }
 }
 

@@ -34,8 +34,10 @@ impl Engine {
         match event {
             Event::ContainerExited { container, exit } => {
                 let found = container.parse().ok().and_then(|id| self.world.container(&id).ok());
-                if let Some(container) = found.filter(|found| found.sandbox == *sandbox) {
-                    self.end(&container, died(&exit, None));
+                if let Some(container) = found.filter(|found| found.sandbox == *sandbox)
+                    && let Some(end) = container.keep_end(died(&exit, None))
+                {
+                    self.end(&container, end);
                 }
             }
             Event::SandboxExited => {
@@ -131,7 +133,9 @@ pub(crate) async fn greet(link: &Link, deadline: Duration) -> Result<runtime_wir
     let ask = Ask { step: "greet", request, descriptors: &[], brings: Brings::Nothing, deadline };
     match link.ask(ask).await?.0 {
         Answer::State(state) => Ok(state),
-        Answer::Done | Answer::Sandbox { .. } | Answer::Started { .. } => Err(link.protocol("greet")),
+        Answer::Done | Answer::Sandbox { .. } | Answer::Started { .. } | Answer::Attached { .. } => {
+            Err(link.protocol("greet"))
+        }
     }
 }
 

@@ -17,16 +17,17 @@ use runtime_lifecycle::{
     SandboxState, Timestamp, View, recover,
 };
 use runtime_wire::{ContainerState, ExitRecord, FailureKind, Phase, Request, State};
-use tokio::{sync::broadcast, task::JoinSet};
+use tokio::task::JoinSet;
 
 use crate::{
-    EVENTS_BUFFERED_MAX, Engine, EngineConfig, EngineError, blocking, boot_time, bootid, disk,
+    Engine, EngineConfig, EngineError, blocking, boot_time, bootid, disk,
     loss::{greet, kill_cgroup},
     now,
     records::{self, Found, PodDirectory, StoredContainer},
-    sandbox::{Flights, identity},
+    sandbox::identity,
     spec,
     supervisor::{self, Link},
+    volumes,
     world::{Container, Sandbox, World, name_of},
 };
 
@@ -76,7 +77,9 @@ fn prepare(config: EngineConfig, images: Images, network: Network) -> Result<(En
     let status = fs::read_to_string("/proc/self/status").map_err(disk("read", "/proc/self/status"))?;
     let found = records::find(&config.run)?;
     let engine = Engine {
-        flights: Flights::new(config.limits.sandbox_operations_max),
+        sandbox_flights: Default::default(),
+        container_flights: Default::default(),
+        sandbox_slots: tokio::sync::Semaphore::new(config.limits.sandbox_operations_max),
         images,
         network,
         program,
@@ -84,8 +87,11 @@ fn prepare(config: EngineConfig, images: Images, network: Network) -> Result<(En
         started: boot_time(),
         random: File::open("/dev/urandom").map_err(disk("open", "/dev/urandom"))?,
         capabilities: spec::held_capabilities(&status),
+        modules: crate::lsm::Modules::look(&config.run),
+        user_namespaces: crate::userns::look(&config.root),
         world: World::default(),
-        events: broadcast::Sender::new(EVENTS_BUFFERED_MAX),
+        teller: crate::event::Teller::default(),
+        meters: crate::stats::Meters::default(),
         announced_cidr: std::sync::Mutex::default(),
         config,
     };
@@ -201,6 +207,7 @@ impl Engine {
             if let Err(error) = self.images.hold(&record.image_id, record.id.as_str()) {
                 tracing::warn!(container = record.id.short(), %error, "its image is not in the store any more");
             }
+            volumes::hold_again(&self.images, &record.id, &record.volume_images);
             let dir = PodDirectory::new(&self.config.run, &record.sandbox);
             let container = Arc::new(Container::new(StoredContainer { record, process }, dir));
             container.save()?;

@@ -1,58 +1,29 @@
 //! Sandboxes: made, stopped, removed.
 
 use std::{
-    collections::HashMap,
     path::{Path, PathBuf},
-    sync::{Arc, Mutex},
+    sync::Arc,
 };
 
 use cni_chain::{Attach, Dns as NetworkDns, PortMapping, Protocol as NetworkProtocol};
 use runtime_lifecycle::{
-    Claim, IpcMode, Metadata, NetworkMode, NetworkRecord, PidMode, ProcessIdentity, Protocol, RECORD_VERSION,
-    SandboxConfig, SandboxEvent, SandboxId, SandboxRecord, SandboxState,
+    Claim, IdMappings, IdRange, IpcMode, NetworkMode, NetworkRecord, PidMode, ProcessIdentity, Protocol,
+    RECORD_VERSION, SandboxConfig, SandboxEvent, SandboxId, SandboxRecord, SandboxState, UserMode,
 };
 use runtime_wire::{Answer, Namespaces, Request, SandboxSpec};
-use tokio::sync::watch;
 
 use crate::{
-    Engine, EngineError, EventKind, Kind, blocking, disk, now, podfiles,
+    Engine, EngineError, EventKind, Kind, blocking, disk,
+    flights::Entered,
+    now, podfiles,
     records::{self, PodDirectory},
     spec,
     supervisor::{self, Ask, Brings, Link},
     to_the_end,
     undo::Undo,
+    userns,
     world::{Changed, Sandbox, lock},
 };
-
-type Outcome = Option<Result<SandboxId, Arc<EngineError>>>;
-
-/// Sandboxes that are being made: a second request for the same one waits for the first one's outcome.
-#[derive(Debug)]
-pub(crate) struct Flights {
-    in_flight: Mutex<HashMap<Metadata, watch::Receiver<Outcome>>>,
-    slots: tokio::sync::Semaphore,
-}
-
-impl Flights {
-    pub(crate) fn new(at_once_max: usize) -> Self {
-        Self { in_flight: Mutex::default(), slots: tokio::sync::Semaphore::new(at_once_max) }
-    }
-
-    /// Joins the flight of that name, or begins one.
-    fn enter(&self, name: &Metadata) -> (watch::Receiver<Outcome>, Option<watch::Sender<Outcome>>) {
-        let mut in_flight = lock(&self.in_flight);
-        if let Some(receiver) = in_flight.get(name) {
-            return (receiver.clone(), None);
-        }
-        let (sender, receiver) = watch::channel(None);
-        in_flight.insert(name.clone(), receiver.clone());
-        (receiver, Some(sender))
-    }
-
-    fn land(&self, name: &Metadata) {
-        lock(&self.in_flight).remove(name);
-    }
-}
 
 impl Engine {
     /// Makes a sandbox, ready with its network. A request for the same (namespace, name, uid, attempt) joins the one that
@@ -62,23 +33,15 @@ impl Engine {
         podfiles::check(&config)?;
         spec::check_sysctls(&config.sysctls, &config.namespaces)?;
         check_parent(config.cgroup_parent.as_deref())?;
-        let (mut outcome, leader) = self.flights.enter(&config.metadata);
-        if let Some(leader) = leader {
-            let engine = Arc::clone(self);
-            tokio::spawn(async move {
-                let name = config.metadata.clone();
-                let result = engine.make_sandbox(config).await.map_err(Arc::new);
-                // First off the list, then told: whoever comes in between finds the name held.
-                engine.flights.land(&name);
-                leader.send_replace(Some(result));
-            });
-        }
-        let told = outcome.wait_for(Option::is_some).await.map_err(|_| EngineError::Interrupted)?;
-        match told.as_ref() {
-            Some(Ok(id)) => Ok(id.clone()),
-            Some(Err(error)) => Err(EngineError::Joined(Arc::clone(error))),
-            None => Err(EngineError::Interrupted),
-        }
+        userns::check(&config.namespaces, &self.user_namespaces)?;
+        let engine = Arc::clone(self);
+        to_the_end(async move {
+            match engine.sandbox_flights.enter(&config.metadata) {
+                Entered::First(flight) => flight.land(engine.make_sandbox(config).await),
+                Entered::Under(waiting) => waiting.outcome().await,
+            }
+        })
+        .await
     }
 
     async fn make_sandbox(self: &Arc<Self>, config: SandboxConfig) -> Result<SandboxId, EngineError> {
@@ -89,15 +52,11 @@ impl Engine {
                 _ => Err(EngineError::SandboxNameTaken { name: Box::new(config.metadata), holder }),
             };
         }
-        let _slot = self.flights.slots.acquire().await.map_err(|_| EngineError::Interrupted)?;
+        let _slot = self.sandbox_slots.acquire().await.map_err(|_| EngineError::Interrupted)?;
         let name = config.metadata.clone();
         let mut undo = Undo::default();
         match self.make_steps(config, &id, &mut undo).await {
-            Ok(()) => {
-                self.tell(EventKind::Created, &id, None);
-                self.tell(EventKind::Started, &id, None);
-                Ok(id)
-            }
+            Ok(()) => Ok(id),
             Err(error) => {
                 undo.run().await;
                 self.world.release_sandbox_name(&name, &id);
@@ -129,12 +88,16 @@ impl Engine {
         if let Some(netns) = netns {
             let (engine, gone) = (Arc::clone(self), id.clone());
             undo.push("detach the network", async move { engine.detach(&gone).await });
-            self.attach(&sandbox, netns, pause).await?;
+            self.attach_network(&sandbox, netns, pause).await?;
         }
         if self.world.is_superseded(&sandbox.record().config.metadata) {
             return Err(EngineError::Superseded { name: Box::new(sandbox.record().config.metadata.clone()) });
         }
+        let limits = sandbox.record().config.resources.plus(&sandbox.record().config.overhead);
+        self.limit_sandbox(&sandbox, &limits).await?;
         sandbox.step(SandboxEvent::Made { pause })?;
+        self.tell(EventKind::Created, id, None);
+        self.tell(EventKind::Started, id, None);
         Ok(())
     }
 
@@ -202,6 +165,10 @@ impl Engine {
             cgroup: record.cgroup.clone(),
             sysctls: spec::check_sysctls(&config.sysctls, &config.namespaces)?,
             shm_bytes: self.config.limits.shm_bytes,
+            user: match config.namespaces.user {
+                UserMode::Node => None,
+                UserMode::Pod(mappings) => Some(wire_mappings(mappings)),
+            },
             exits: sandbox.dir.exits(),
         };
         let deadline = self.config.limits.supervisor_answer;
@@ -223,7 +190,7 @@ impl Engine {
         }
     }
 
-    async fn attach(
+    async fn attach_network(
         &self,
         sandbox: &Sandbox,
         netns: std::os::fd::OwnedFd,
@@ -248,7 +215,9 @@ impl Engine {
             .await
             .map_err(|source| EngineError::Network { id: sandbox.id.clone(), source: Box::new(source) })?;
         let hosts = podfiles::hosts(&config.hostname, &attached.ips);
-        records::write_bytes(&sandbox.dir.path().join(podfiles::HOSTS), hosts.as_bytes())?;
+        let path = sandbox.dir.path().join(podfiles::HOSTS);
+        records::write_bytes(&path, hosts.as_bytes())?;
+        userns::give(&path, config.namespaces.user)?;
         let network = NetworkRecord { ips: attached.ips, interface: attached.interface };
         sandbox.change(|record| record.network = Some(network))
     }
@@ -270,6 +239,8 @@ impl Engine {
 
     async fn tear_down(self: &Arc<Self>, sandbox: &Arc<Sandbox>) -> Result<(), EngineError> {
         let _order = sandbox.order.lock().await;
+        // Its end was told when its pause process ended.
+        let told = matches!(sandbox.record().state, SandboxState::NotReady { .. });
         let (record, _) = sandbox.step(SandboxEvent::StopAsked)?;
         if record.state == SandboxState::Stopped {
             return Ok(());
@@ -283,7 +254,9 @@ impl Engine {
         ended?;
         detached?;
         sandbox.step(SandboxEvent::Torn)?;
-        self.tell(EventKind::Stopped, &sandbox.id, None);
+        if !told {
+            self.tell(EventKind::Stopped, &sandbox.id, None);
+        }
         Ok(())
     }
 
@@ -360,7 +333,7 @@ impl Engine {
         let dir = sandbox.dir.clone();
         blocking(move || records::remove_tree(dir.path())).await?;
         self.world.drop_sandbox(&sandbox.id);
-        self.tell(EventKind::Deleted, &sandbox.id, None);
+        self.tell_of(EventKind::Deleted, sandbox);
         Ok(())
     }
 
@@ -407,6 +380,7 @@ fn write_pod_files(sandbox: &Sandbox, host_resolv_conf: &Path) -> Result<(), Eng
     for (name, text) in [(podfiles::HOSTS, hosts), (podfiles::HOSTNAME, hostname), (podfiles::RESOLV_CONF, resolv_conf)]
     {
         records::write_bytes(&path(name), text.as_bytes())?;
+        userns::give(&path(name), config.namespaces.user)?;
     }
     Ok(())
 }
@@ -438,4 +412,11 @@ fn check_parent(parent: Option<&str>) -> Result<(), EngineError> {
         ));
     }
     spec::check_inside("cgroup_parent", parent)
+}
+
+/// The same in the wire's words.
+fn wire_mappings(mappings: IdMappings) -> runtime_wire::IdMappings {
+    let range =
+        |range: IdRange| runtime_wire::IdRange { container: range.container, host: range.host, length: range.length };
+    runtime_wire::IdMappings { uids: range(mappings.uids), gids: range(mappings.gids) }
 }

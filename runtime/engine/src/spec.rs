@@ -15,19 +15,21 @@ use oci_spec::{
         LinuxSeccomp, Process, Root, Spec, User,
     },
 };
-use runtime_lifecycle::{ContainerConfig, NetworkMode, PidMode, Privilege, SandboxConfig, Terminal};
+use runtime_lifecycle::{ContainerConfig, NetworkMode, PidMode, Privilege, SandboxConfig, Terminal, UserMode};
 
-use crate::{EngineError, users::Resolved};
+use crate::{EngineError, lsm::Labels, users::Resolved};
 
 mod capabilities;
 mod devices;
 mod limits;
 mod mounts;
+mod raw;
 mod signals;
 mod sysctls;
 
-pub(crate) use capabilities::held as held_capabilities;
-pub(crate) use devices::{HostDevice, host_devices, privileged_devices};
+pub(crate) use capabilities::{all as all_capabilities, held as held_capabilities};
+pub(crate) use devices::{HostDevice, host_device, host_devices, privileged_devices};
+pub(crate) use limits::resources as limits;
 pub(crate) use mounts::check_inside;
 pub(crate) use signals::{SIGKILL, stop_signal};
 pub(crate) use sysctls::check as check_sysctls;
@@ -77,6 +79,8 @@ pub(crate) struct Placement<'a> {
     pub(crate) devices: &'a [HostDevice],
     /// A profile of the host, read.
     pub(crate) seccomp: Option<LinuxSeccomp>,
+    /// Of the kernel's security modules.
+    pub(crate) labels: &'a Labels,
 }
 
 /// Makes it.
@@ -108,9 +112,15 @@ fn linux(placement: &Placement<'_>, confined: bool) -> Result<Linux, EngineError
         all.set_allow(true).set_typ(Some(LinuxDeviceType::A)).set_access(Some("rwm".to_owned()));
         vec![all]
     }));
+    // On the wire an empty list is none. A kubelet names the paths itself, and sends empty lists for `procMount: Unmasked`,
+    // which it takes for pods with users of their own alone: there, a client that sends none means none.
+    let unmasked = matches!(placement.sandbox.namespaces.user, UserMode::Pod(_))
+        && security.masked_paths.is_none()
+        && security.readonly_paths.is_none();
     let paths = |asked: &Option<Vec<String>>, default: &[&str]| -> Result<Option<Vec<String>>, EngineError> {
         match (confined, asked) {
             (false, _) => Ok(None),
+            (true, None) if unmasked => Ok(None),
             (true, None) => Ok(Some(default.iter().map(|path| (*path).to_owned()).collect())),
             (true, Some(asked)) => {
                 for path in asked {
@@ -122,33 +132,53 @@ fn linux(placement: &Placement<'_>, confined: bool) -> Result<Linux, EngineError
     };
     linux
         .set_cgroups_path(Some(PathBuf::from(placement.cgroup)))
-        .set_namespaces(Some(namespaces(placement, confined)))
+        .set_namespaces(Some(namespaces(placement, confined)?))
         .set_resources(Some(resources))
         .set_devices(Some(placement.devices.iter().map(HostDevice::node).collect::<Vec<LinuxDevice>>()))
         .set_masked_paths(paths(&security.masked_paths, &MASKED_PATHS)?)
         .set_readonly_paths(paths(&security.readonly_paths, &READONLY_PATHS)?)
         .set_rootfs_propagation(None)
+        .set_mount_label(placement.labels.mounts.clone())
         .set_seccomp(placement.seccomp.clone());
     Ok(linux)
 }
 
 /// Those that are the container's own; what it shares with the pod or the host is left out.
-fn namespaces(placement: &Placement<'_>, confined: bool) -> Vec<LinuxNamespace> {
+fn namespaces(placement: &Placement<'_>, confined: bool) -> Result<Vec<LinuxNamespace>, EngineError> {
     let mut own = vec![LinuxNamespaceType::Mount];
-    let asked = placement.config.security.pid;
-    if placement.sandbox.namespaces.pid == PidMode::Container || asked == Some(PidMode::Container) {
+    if has_own_processes(placement)? {
         own.push(LinuxNamespaceType::Pid);
     }
     if confined {
         own.push(LinuxNamespaceType::Cgroup);
     }
-    own.into_iter()
-        .map(|kind| {
-            let mut namespace = LinuxNamespace::default();
-            namespace.set_typ(kind);
-            namespace
-        })
-        .collect()
+    let new = |kind| {
+        let mut namespace = LinuxNamespace::default();
+        namespace.set_typ(kind);
+        namespace
+    };
+    Ok(own.into_iter().map(new).collect())
+}
+
+/// Whether the container has a process-id namespace of its own. What a container asks for counts, as far as its pod has it.
+fn has_own_processes(placement: &Placement<'_>) -> Result<bool, EngineError> {
+    let security = &placement.config.security;
+    if security.user_mode.is_some_and(|asked| asked != placement.sandbox.namespaces.user) {
+        return Err(EngineError::invalid("userns_options", "a container has the user namespace of its sandbox"));
+    }
+    if security.pid_target.is_some() {
+        return Ok(false);
+    }
+    match (placement.sandbox.namespaces.pid, security.pid) {
+        (_, Some(PidMode::Container)) | (PidMode::Container, None) => Ok(true),
+        (PidMode::Pod | PidMode::Node, None)
+        | (PidMode::Pod | PidMode::Container, Some(PidMode::Pod))
+        | (PidMode::Node, Some(PidMode::Pod | PidMode::Node)) => Ok(false),
+        (PidMode::Pod | PidMode::Container, Some(PidMode::Node)) => {
+            let why = "the host's processes are for containers of a sandbox that was made with them";
+            Err(EngineError::invalid("namespace_options.pid", why))
+        }
+    }
 }
 
 fn process(placement: &Placement<'_>) -> Result<Process, EngineError> {
@@ -182,10 +212,10 @@ fn process(placement: &Placement<'_>) -> Result<Process, EngineError> {
         .set_env(Some(env))
         .set_cwd(PathBuf::from(cwd))
         .set_capabilities(Some(capabilities::all(security, placement.available)?))
-        .set_rlimits(None)
+        .set_rlimits(Some(limits::of_processes()))
         .set_no_new_privileges(Some(security.no_new_privileges))
-        .set_apparmor_profile(None)
-        .set_selinux_label(None)
+        .set_apparmor_profile(placement.labels.apparmor.clone())
+        .set_selinux_label(placement.labels.process.clone())
         .set_oom_score_adj(Some(oom));
     Ok(process)
 }
@@ -212,36 +242,36 @@ fn arguments(config: &ContainerConfig, image: Option<&oci_spec::image::Config>) 
 /// What the runtime sets, then the image, then what was asked for; the last one of a name wins, in the first one's place.
 fn environment(placement: &Placement<'_>) -> Result<Vec<String>, EngineError> {
     let mut order: Vec<String> = Vec::new();
-    let mut values: BTreeMap<String, String> = BTreeMap::new();
-    let mut set = |name: &str, value: &str| {
-        if values.insert(name.to_owned(), value.to_owned()).is_none() {
+    let mut values: BTreeMap<String, Vec<u8>> = BTreeMap::new();
+    let mut set = |name: &str, value: &[u8]| {
+        if values.insert(name.to_owned(), value.to_vec()).is_none() {
             order.push(name.to_owned());
         }
     };
     let (path, default) = DEFAULT_PATH.split_once('=').expect("written so above");
-    set(path, default);
+    set(path, default.as_bytes());
     if placement.sandbox.namespaces.network == NetworkMode::Pod {
-        set("HOSTNAME", &placement.sandbox.hostname);
+        set("HOSTNAME", placement.sandbox.hostname.as_bytes());
     }
     if placement.config.terminal == Terminal::Yes {
-        set("TERM", "xterm");
+        set("TERM", b"xterm");
     }
-    set("HOME", &placement.user.home);
+    set("HOME", placement.user.home.as_bytes());
     for variable in placement.image.config().iter().filter_map(|config| config.env().as_ref()).flatten() {
         // An entry without a name is the image's mistake; nothing can be looked up under it.
         let (name, value) = variable.split_once('=').unwrap_or((variable, ""));
         if !name.is_empty() {
-            set(name, value);
+            set(name, value.as_bytes());
         }
     }
     for variable in &placement.config.envs {
         if variable.name.is_empty() || variable.name.contains('=') {
             return Err(EngineError::invalid("environment", format!("{:?} is not a variable's name", variable.name)));
         }
-        set(&variable.name, &variable.value);
+        set(&variable.name, variable.value.as_bytes());
     }
-    let all: Vec<String> = order.iter().map(|name| format!("{name}={}", values[name])).collect();
-    if let Some(name) = order.iter().find(|name| name.contains('\0') || values[*name].contains('\0')) {
+    let all: Vec<String> = order.iter().map(|name| raw::variable(name, &values[name])).collect();
+    if let Some(name) = order.iter().find(|name| name.contains('\0') || values[*name].contains(&0)) {
         return Err(EngineError::invalid("environment", format!("{name:?} contains a NUL byte")));
     }
     Ok(all)

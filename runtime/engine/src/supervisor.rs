@@ -93,6 +93,8 @@ struct Waiter {
 pub(crate) enum Brings {
     Nothing,
     Descriptor,
+    /// The answer says so.
+    AsAnswered,
 }
 
 /// One question.
@@ -155,13 +157,12 @@ impl Link {
                 lock(&self.waiting).calls.remove(&id);
                 Err(error)
             }
-            Err(_) => {
-                lock(&self.waiting).calls.remove(&id);
-                Err(EngineError::Deadline {
-                    what: format!("{step} of sandbox {}", self.sandbox.short()),
-                    after: deadline,
-                })
-            }
+            // Its waiter stays: an answer that comes all the same may bring a descriptor, which must not be taken for the
+            // next answer's.
+            Err(_) => Err(EngineError::Deadline {
+                what: format!("{step} of sandbox {}", self.sandbox.short()),
+                after: deadline,
+            }),
         }
     }
 
@@ -174,7 +175,9 @@ impl Link {
     ) -> Result<(), EngineError> {
         match self.ask(Ask { step, request, descriptors: &[], brings: Brings::Nothing, deadline }).await?.0 {
             Answer::Done => Ok(()),
-            Answer::State(_) | Answer::Sandbox { .. } | Answer::Started { .. } => Err(self.protocol(step)),
+            Answer::State(_) | Answer::Sandbox { .. } | Answer::Started { .. } | Answer::Attached { .. } => {
+                Err(self.protocol(step))
+            }
         }
     }
 
@@ -224,6 +227,9 @@ impl Link {
             Frame::Answer { id, result } => {
                 let waiter = lock(&self.waiting).calls.remove(&id)?;
                 let descriptor = match (&result, waiter.brings) {
+                    (Ok(Answer::Attached { terminal, input }), Brings::AsAnswered) if *terminal || *input => {
+                        descriptors.pop_front()
+                    }
                     (Ok(_), Brings::Descriptor) => descriptors.pop_front(),
                     _ => None,
                 };

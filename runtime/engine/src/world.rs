@@ -61,6 +61,8 @@ pub(crate) struct Container {
     pub(crate) order: tokio::sync::Mutex<()>,
     /// `true` once it has ended.
     ended: watch::Sender<bool>,
+    /// Ends that came while it was being started: told behind its beginning.
+    early_ends: Mutex<Option<Vec<ContainerEvent>>>,
 }
 
 pub(crate) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -156,6 +158,7 @@ impl Container {
             process: stored.process,
             order: tokio::sync::Mutex::default(),
             ended: watch::Sender::new(ended),
+            early_ends: Mutex::default(),
         }
     }
 
@@ -193,6 +196,36 @@ impl Container {
         }
         self.put(&record)?;
         Ok((record, Changed::Yes))
+    }
+
+    /// Changes facts beside the state.
+    pub(crate) fn change(&self, change: impl FnOnce(&mut ContainerRecord)) -> Result<(), EngineError> {
+        let _writing = lock(&self.writing);
+        let mut record = ContainerRecord::clone(&self.record());
+        change(&mut record);
+        *write(&self.record) = Arc::new(record.clone());
+        self.put(&record)
+    }
+
+    /// From now on ends are kept back.
+    pub(crate) fn keep_ends(&self) {
+        *lock(&self.early_ends) = Some(Vec::new());
+    }
+
+    /// Keeps an end back, or answers with it.
+    pub(crate) fn keep_end(&self, end: ContainerEvent) -> Option<ContainerEvent> {
+        match lock(&self.early_ends).as_mut() {
+            Some(kept) => {
+                kept.push(end);
+                None
+            }
+            None => Some(end),
+        }
+    }
+
+    /// What was kept back. From now on nothing is.
+    pub(crate) fn kept_ends(&self) -> Vec<ContainerEvent> {
+        lock(&self.early_ends).take().unwrap_or_default()
     }
 
     /// Returns once it has ended.
@@ -272,6 +305,10 @@ impl World {
     pub(crate) fn container(&self, id: &ContainerId) -> Result<Arc<Container>, EngineError> {
         let found = read(&self.0).containers.get(id).cloned();
         found.ok_or_else(|| EngineError::NoSuchContainer { id: id.to_string() })
+    }
+
+    pub(crate) fn count_containers(&self) -> usize {
+        read(&self.0).containers.len()
     }
 
     pub(crate) fn containers_of(&self, sandbox: &Sandbox) -> Vec<Arc<Container>> {

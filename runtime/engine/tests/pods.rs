@@ -3,6 +3,8 @@
 
 #[path = "pods/machine.rs"]
 mod machine;
+#[path = "pods/streams.rs"]
+mod streams;
 
 use std::{fs, time::Duration};
 
@@ -10,6 +12,7 @@ use machine::{Machine, machine, pause, words};
 use runtime_engine::{EngineError, EventKind, Kind};
 use runtime_lifecycle::{
     ContainerFilter, ContainerState, Exit, ExitReason, IpcMode, NamespaceModes, NetworkMode, PidMode, SandboxState,
+    UserMode,
 };
 
 fn exit_of(machine: &Machine, id: &runtime_lifecycle::ContainerId) -> Exit {
@@ -52,7 +55,7 @@ fn a_pod_from_beginning_to_end() {
             engine.exec_sync(&id, words("sh -c 'sleep 1000 & echo done'"), Some(Duration::from_secs(5))).await;
         assert_eq!(background.expect("over").stdout, b"done\n");
         let usage = engine.container_usage(&id).await.expect("measured").usage;
-        assert!(usage.memory_bytes > 0 && usage.tasks >= 1, "{usage:?}");
+        assert!(usage.is_some_and(|usage| usage.used.memory_bytes > 0 && usage.used.tasks >= 1), "{usage:?}");
         engine.reopen_log(&id).await.expect("reopened");
         engine.stop_container(&id, Duration::from_millis(200)).await.expect("stopped");
         assert_eq!(exit_of(machine, &id).code, 137, "a PID 1 without a handler ignores SIGTERM");
@@ -149,6 +152,9 @@ fn a_missing_source_becomes_a_directory() {
             host_path: source.to_string_lossy().into_owned(),
             read_only: runtime_lifecycle::ReadOnly::No,
             propagation: runtime_lifecycle::Propagation::Private,
+            options: Vec::new(),
+            id_mappings: None,
+            image: None,
         }];
         let id = engine.create_container(&sandbox, config).await.expect("a container");
         engine.start_container(&id).await.expect("started");
@@ -244,6 +250,9 @@ fn a_source_that_can_not_be_is_named_and_a_log_stays_inside() {
                 host_path: here.join(source).to_string_lossy().into_owned(),
                 read_only: runtime_lifecycle::ReadOnly::No,
                 propagation: runtime_lifecycle::Propagation::Private,
+                options: Vec::new(),
+                id_mappings: None,
+                image: None,
             }];
             let error = engine.create_container(&sandbox, config).await.expect_err("refused");
             assert_eq!(error.kind(), Kind::Invalid, "{source}: {error}");
@@ -334,7 +343,8 @@ fn a_pod_on_the_hosts_network_with_shared_processes() {
     machine.run(async |machine| {
         let engine = machine.engine();
         let mut pod = machine.pod("host");
-        pod.namespaces = NamespaceModes { network: NetworkMode::Node, pid: PidMode::Pod, ipc: IpcMode::Pod };
+        pod.namespaces =
+            NamespaceModes { network: NetworkMode::Node, pid: PidMode::Pod, ipc: IpcMode::Pod, user: UserMode::Node };
         pod.hostname = String::new();
         let sandbox = engine.run_sandbox(pod).await.expect("a sandbox");
         assert!(engine.sandbox(&sandbox).expect("is there").network.is_none());

@@ -1,9 +1,11 @@
 //! What was asked for, in our words. `runtime/cri` parses requests into these; records keep them, so that status answers
 //! and execs need nothing else after a restart.
 
-use std::{collections::BTreeMap, fmt, net::IpAddr, path::PathBuf};
+use std::{collections::BTreeMap, net::IpAddr, path::PathBuf};
 
 use serde::{Deserialize, Serialize};
+
+use crate::EnvironmentVariable;
 
 /// Who a sandbox is to its creator.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -52,6 +54,12 @@ pub struct SandboxConfig {
     /// Whether privileged containers may be in it.
     #[serde(default)]
     pub privilege: Privilege,
+    /// What the pod takes beside its containers (CRI `LinuxPodSandboxConfig.overhead`).
+    #[serde(default)]
+    pub overhead: Resources,
+    /// The sum of its containers' limits (CRI `LinuxPodSandboxConfig.resources`).
+    #[serde(default)]
+    pub resources: Resources,
     /// The handler that was asked for.
     #[serde(default)]
     pub runtime_handler: String,
@@ -100,6 +108,40 @@ pub struct NamespaceModes {
     pub pid: PidMode,
     /// Inter-process communication.
     pub ipc: IpcMode,
+    /// Users and groups.
+    #[serde(default)]
+    pub user: UserMode,
+}
+
+/// Whose users and groups.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum UserMode {
+    /// The host's.
+    #[default]
+    Node,
+    /// The pod's own user namespace.
+    Pod(IdMappings),
+}
+
+/// Which ids of a user namespace are which of the host. One range each, as CRI runtimes take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMappings {
+    /// Users.
+    pub uids: IdRange,
+    /// Groups.
+    pub gids: IdRange,
+}
+
+/// A range of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The first inside.
+    pub container: u32,
+    /// The first on the host.
+    pub host: u32,
+    /// How many.
+    pub length: u32,
 }
 
 /// Whose network.
@@ -172,6 +214,9 @@ pub struct ContainerConfig {
     /// Device nodes of the host.
     #[serde(default)]
     pub devices: Vec<Device>,
+    /// Devices by their qualified CDI names.
+    #[serde(default)]
+    pub cdi_devices: Vec<String>,
     /// For selection.
     #[serde(default)]
     pub labels: BTreeMap<String, String>,
@@ -211,33 +256,36 @@ pub struct ImageName {
     pub annotations: BTreeMap<String, String>,
 }
 
-/// One variable. Its value is bytes on the wire.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct EnvironmentVariable {
-    /// Its name.
-    pub name: String,
-    /// Its value.
-    pub value: String,
-}
-
-/// Values are often secrets: only the name is printed.
-impl fmt::Debug for EnvironmentVariable {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}=…", self.name)
-    }
-}
-
 /// A volume.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Mount {
     /// Where it appears. Absolute.
     pub container_path: String,
-    /// Where it comes from. Absolute.
+    /// Where it comes from. Absolute; empty for an image.
     pub host_path: String,
     /// Whether it may be written.
     pub read_only: ReadOnly,
     /// Whose later mounts are seen.
     pub propagation: Propagation,
+    /// Mount options by name (CRI `Mount.mount_options`).
+    #[serde(default)]
+    pub options: Vec<String>,
+    /// How the owners of its files appear in the container.
+    #[serde(default)]
+    pub id_mappings: Option<IdMappings>,
+    /// An image instead of a path of the host.
+    #[serde(default)]
+    pub image: Option<ImageMount>,
+}
+
+/// An image as a volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageMount {
+    /// A reference or an id.
+    pub image: String,
+    /// What of it, relative to its root; empty: all.
+    #[serde(default)]
+    pub sub_path: String,
 }
 
 /// Whether a mount may be written.
@@ -382,6 +430,44 @@ pub struct Security {
     /// As asked for; differs from the sandbox's only in that it may be refused.
     #[serde(default)]
     pub pid: Option<PidMode>,
+    /// As asked for; differs from the sandbox's only in that it is refused.
+    #[serde(default)]
+    pub user_mode: Option<UserMode>,
+    /// The container whose processes are seen (CRI mode `TARGET`).
+    #[serde(default)]
+    pub pid_target: Option<String>,
+    /// The AppArmor profile.
+    #[serde(default)]
+    pub apparmor: AppArmorChoice,
+    /// The SELinux label.
+    #[serde(default)]
+    pub selinux: Option<SelinuxLabel>,
+}
+
+/// Which AppArmor profile.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum AppArmorChoice {
+    /// The runtime's, where the kernel has AppArmor on.
+    #[default]
+    RuntimeDefault,
+    /// None.
+    Unconfined,
+    /// One that is loaded in the kernel, by name.
+    Localhost(String),
+}
+
+/// An SELinux label; an empty part is the runtime's default.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SelinuxLabel {
+    /// User.
+    pub user: String,
+    /// Role.
+    pub role: String,
+    /// Type.
+    pub kind: String,
+    /// Level.
+    pub level: String,
 }
 
 /// Changes to the default capabilities, names with or without `CAP_`; `ALL` is known.

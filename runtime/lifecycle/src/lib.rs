@@ -5,18 +5,22 @@
 //! `runtime/engine` carries out what is decided here.
 
 mod config;
+mod environment;
 mod filter;
 mod id;
 mod names;
 mod record;
 mod recovery;
+mod resources;
 mod state;
 
 pub use config::{
-    CapabilityChange, ContainerConfig, Device, Dns, EnvironmentVariable, HugepageLimit, ImageName, IpcMode, Metadata,
-    Mount, NamespaceModes, NetworkMode, PidMode, Port, Privilege, Propagation, Protocol, ReadOnly, Resources,
-    SandboxConfig, SeccompChoice, Security, Stdin, SupplementalGroupsPolicy, Terminal, User,
+    AppArmorChoice, CapabilityChange, ContainerConfig, Device, Dns, HugepageLimit, IdMappings, IdRange, ImageMount,
+    ImageName, IpcMode, Metadata, Mount, NamespaceModes, NetworkMode, PidMode, Port, Privilege, Propagation, Protocol,
+    ReadOnly, Resources, SandboxConfig, SeccompChoice, Security, SelinuxLabel, Stdin, SupplementalGroupsPolicy,
+    Terminal, User, UserMode,
 };
+pub use environment::{EnvironmentValue, EnvironmentVariable};
 pub use filter::{ContainerFilter, SandboxFilter, Selector, StateFilter};
 pub use id::{BadId, ContainerId, ID_DIGITS, SandboxId};
 pub use names::{Claim, ContainerName, Names, SandboxName};

@@ -5,7 +5,8 @@ use std::{net::IpAddr, path::PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    ContainerConfig, ContainerId, ContainerState, ProcessIdentity, SandboxConfig, SandboxId, SandboxState, Timestamp,
+    ContainerConfig, ContainerId, ContainerState, ProcessIdentity, Resources, SandboxConfig, SandboxId, SandboxState,
+    Timestamp,
 };
 
 /// The version of both records. A reader ignores fields that it doesn't know.
@@ -59,6 +60,9 @@ pub struct ContainerRecord {
     pub config: ContainerConfig,
     /// The image's id.
     pub image_id: String,
+    /// The ids of the images that are its volumes, in the order of its mounts.
+    #[serde(default)]
+    pub volume_images: Vec<String>,
     /// When it was created.
     pub created_at: Timestamp,
     /// Where its log is: absolute, also when there is none (then a file that never exists): a client that is told an
@@ -75,6 +79,9 @@ pub struct ContainerRecord {
     pub groups: Vec<u32>,
     /// The signal that asks it to end.
     pub stop_signal: i32,
+    /// Its limits, if they were changed since it was created ([`Self::resources`] answers).
+    #[serde(default)]
+    pub resources: Option<Resources>,
     /// What it is doing.
     #[serde(flatten)]
     pub state: ContainerState,
@@ -86,6 +93,7 @@ pub(crate) mod samples {
     use crate::{
         ContainerConfig, ContainerId, ContainerState, ImageName, IpcMode, Metadata, NamespaceModes, NetworkMode,
         PidMode, Privilege, Resources, SandboxConfig, SandboxId, SandboxState, Security, Stdin, Terminal, Timestamp,
+        UserMode,
     };
 
     pub(crate) fn sandbox_id(seed: u8) -> SandboxId {
@@ -114,9 +122,16 @@ pub(crate) mod samples {
                 labels: [("app".to_owned(), "web".to_owned())].into(),
                 annotations: [].into(),
                 cgroup_parent: None,
-                namespaces: NamespaceModes { network: NetworkMode::Pod, pid: PidMode::Container, ipc: IpcMode::Pod },
+                namespaces: NamespaceModes {
+                    network: NetworkMode::Pod,
+                    pid: PidMode::Container,
+                    ipc: IpcMode::Pod,
+                    user: UserMode::Node,
+                },
                 sysctls: [].into(),
                 privilege: Privilege::Confined,
+                overhead: Resources::default(),
+                resources: Resources::default(),
                 runtime_handler: String::new(),
             },
             boot: "boot".to_owned(),
@@ -143,6 +158,7 @@ pub(crate) mod samples {
                 envs: Vec::new(),
                 mounts: Vec::new(),
                 devices: Vec::new(),
+                cdi_devices: Vec::new(),
                 labels: [("app".to_owned(), "web".to_owned())].into(),
                 annotations: [].into(),
                 log_path: "main/0.log".into(),
@@ -153,6 +169,7 @@ pub(crate) mod samples {
                 stop_signal: None,
             },
             image_id: "sha256:00".to_owned(),
+            volume_images: Vec::new(),
             created_at: Timestamp(2),
             log: "/logs/main/0.log".into(),
             cgroup: "/pods/c".to_owned(),
@@ -160,6 +177,7 @@ pub(crate) mod samples {
             gid: 0,
             groups: Vec::new(),
             stop_signal: 15,
+            resources: None,
             state,
         }
     }

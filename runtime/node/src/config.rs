@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::{self, Read};
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use clap::ValueEnum;
@@ -35,6 +35,10 @@ pub(crate) struct NodeOptions {
     /// Socket for CRI and the command line [default: unix://RUN/podwright.sock, that is unix:///run/podwright/podwright.sock]
     #[arg(long, value_name = "unix://PATH")]
     pub(crate) listen: Option<Address>,
+    /// Address for the streams of exec, attach and port-forward; keep it on loopback: a kubelet passes clients on
+    /// [default: 127.0.0.1 and a free port]
+    #[arg(long, value_name = "IP:PORT")]
+    pub(crate) streaming_address: Option<SocketAddr>,
     /// State that outlives a reboot: images, writable layers, logs [default: /var/lib/podwright]
     #[arg(long, value_name = "DIR")]
     pub(crate) root: Option<PathBuf>,
@@ -53,6 +57,12 @@ pub(crate) struct NodeOptions {
     /// Directory of CNI plugin programs [default: /opt/cni/bin]
     #[arg(long, value_name = "DIR")]
     pub(crate) cni_bin_dir: Option<PathBuf>,
+    /// Directories of Container Device Interface files [default: /etc/cdi,/var/run/cdi]
+    #[arg(long, value_name = "DIR", value_delimiter = ',')]
+    pub(crate) cdi_spec_dir: Option<Vec<PathBuf>>,
+    /// Images that are never removed for room: names, or beginnings of full ones with a `*` behind
+    #[arg(long, value_name = "NAME", value_delimiter = ',')]
+    pub(crate) pin_image: Option<Vec<String>>,
     /// Interface name of the bundled bridge [default: podwright0]
     #[arg(long, value_name = "NAME")]
     pub(crate) bridge: Option<String>,
@@ -129,12 +139,15 @@ impl LogLevel {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Settings {
     pub(crate) listen: Address,
+    pub(crate) streaming_address: SocketAddr,
     pub(crate) root: PathBuf,
     pub(crate) run: PathBuf,
     pub(crate) registry_config: PathBuf,
     pub(crate) pod_cidr: IpNet,
     pub(crate) cni_conf_dir: Option<PathBuf>,
     pub(crate) cni_bin_dir: PathBuf,
+    pub(crate) cdi_spec_dir: Vec<PathBuf>,
+    pub(crate) pin_image: Vec<String>,
     pub(crate) bridge: String,
     pub(crate) mtu: Option<u32>,
     pub(crate) supervisor: Option<PathBuf>,
@@ -228,10 +241,13 @@ impl NodeOptions {
             listen: self.listen.or(file.listen),
             root: self.root.or(file.root),
             run: self.run.or(file.run),
+            streaming_address: self.streaming_address.or(file.streaming_address),
             registry_config: self.registry_config.or(file.registry_config),
             pod_cidr: self.pod_cidr.or(file.pod_cidr),
             cni_conf_dir: self.cni_conf_dir.or(file.cni_conf_dir),
             cni_bin_dir: self.cni_bin_dir.or(file.cni_bin_dir),
+            cdi_spec_dir: self.cdi_spec_dir.or(file.cdi_spec_dir),
+            pin_image: self.pin_image.or(file.pin_image),
             bridge: self.bridge.or(file.bridge),
             mtu: self.mtu.or(file.mtu),
             supervisor: self.supervisor.or(file.supervisor),
@@ -255,12 +271,18 @@ impl NodeOptions {
         };
         let settings = Settings {
             listen,
+            streaming_address: self.streaming_address.unwrap_or(SocketAddr::from((Ipv4Addr::LOCALHOST, 0))),
             run,
             root: absolute(self.root.unwrap_or_else(|| PathBuf::from("/var/lib/podwright")))?,
             registry_config: absolute(self.registry_config.unwrap_or_else(|| PathBuf::from("/etc/podwright/certs.d")))?,
             pod_cidr: self.pod_cidr.unwrap_or_else(default_pod_cidr).trunc(),
             cni_conf_dir: self.cni_conf_dir.map(absolute).transpose()?,
             cni_bin_dir: absolute(self.cni_bin_dir.unwrap_or_else(|| PathBuf::from("/opt/cni/bin")))?,
+            cdi_spec_dir: match self.cdi_spec_dir {
+                Some(given) => given.into_iter().map(absolute).collect::<Result<_, _>>()?,
+                None => ["/etc/cdi", "/var/run/cdi"].map(PathBuf::from).to_vec(),
+            },
+            pin_image: self.pin_image.unwrap_or_default(),
             bridge: self.bridge.unwrap_or_else(|| "podwright0".to_owned()),
             mtu: self.mtu,
             supervisor: self.supervisor.map(absolute).transpose()?,
@@ -350,11 +372,14 @@ impl Settings {
         let path = |path: &Path| path.display().to_string();
         let mut keys = vec![
             ("listen", self.listen.to_string()),
+            ("streaming-address", self.streaming_address.to_string()),
             ("root", path(&self.root)),
             ("run", path(&self.run)),
             ("registry-config", path(&self.registry_config)),
             ("pod-cidr", self.pod_cidr.to_string()),
             ("cni-bin-dir", path(&self.cni_bin_dir)),
+            ("cdi-spec-dir", self.cdi_spec_dir.iter().map(|one| path(one)).collect::<Vec<_>>().join(",")),
+            ("pin-image", self.pin_image.join(",")),
             ("bridge", self.bridge.clone()),
             ("cgroup-root", self.cgroup_root.clone()),
             (

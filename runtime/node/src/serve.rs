@@ -9,11 +9,12 @@ use std::time::{Duration, Instant};
 use std::{fs, io};
 
 use cni_chain::{Network, NetworkConfig, NetworkError};
-use images_service::{Embedded, ImageError, Images, ImagesConfig, RegistryConfig};
+use images_service::{Embedded, ImageError, Images, ImagesConfig, Proxies, ProxyError, RegistryConfig};
 use kubelet_shim_agent::{Agent, AgentConfig, AgentError, PodEvent, Shutdown, Tuning};
 use runtime_control_api::v1::control_server::ControlServer;
 use runtime_cri::NodeInfo;
 use runtime_engine::{Engine, EngineConfig, EngineError, Limits, Recovered};
+use runtime_streaming::{Streaming, StreamingError};
 use runtime_sys::SysError;
 use tokio::net::UnixListener;
 use tokio::sync::{broadcast, watch};
@@ -74,6 +75,10 @@ pub(crate) enum ServeError {
     NoSocket { path: PathBuf },
     #[error("cannot listen at {address}")]
     Listen { address: Address, source: io::Error },
+    #[error(transparent)]
+    Streaming(#[from] StreamingError),
+    #[error("cannot use the proxy that the environment names")]
+    Proxy(#[from] ProxyError),
     #[error("the image store can't be opened")]
     Images { source: Box<ImageError> },
     #[error("the network can't be opened")]
@@ -173,11 +178,12 @@ impl Node {
             began,
             ending: watch::Sender::new(None),
         });
-        let (socket, listener) = open_socket(&settings, recovered)?;
         let close = watch::Sender::new(());
-        let server = tokio::spawn(answer(Arc::clone(&parts), listener, close.subscribe()));
+        let (streaming, streams) = open_streaming(&settings, &parts.engine, close.subscribe()).await?;
+        let (socket, listener) = open_socket(&settings, recovered)?;
+        let server = tokio::spawn(answer(Arc::clone(&parts), streaming, listener, close.subscribe()));
         let mut node = Node {
-            tasks: vec![tokio::spawn(reconcile(Arc::clone(&parts.engine), network.clone()))],
+            tasks: vec![tokio::spawn(reconcile(Arc::clone(&parts.engine), network.clone())), tokio::spawn(streams)],
             settings,
             parts,
             network,
@@ -295,12 +301,17 @@ impl Node {
 async fn open_images(settings: &Settings) -> Result<Images, ServeError> {
     let config = ImagesConfig {
         root: settings.root.join("images"),
-        registry: RegistryConfig { hosts_dir: Some(settings.registry_config.clone()), ..Default::default() },
+        registry: RegistryConfig {
+            hosts_dir: Some(settings.registry_config.clone()),
+            proxies: Proxies::from_variables(|name| std::env::var(name).ok())?,
+            ..Default::default()
+        },
         embedded: vec![Embedded {
             name: DEMO_IMAGE.to_owned(),
             revision: program_revision(),
             archive: Arc::new(demo_archive),
         }],
+        pinned: settings.pin_image.clone(),
         layers_at_once: 3,
     };
     Images::open(config).await.map_err(|source| ServeError::Images { source: Box::new(source) })
@@ -339,6 +350,7 @@ fn engine_config(settings: &Settings) -> Result<EngineConfig, ServeError> {
         run: settings.run.clone(),
         supervisor_program: settings.supervisor_program()?,
         cgroup_root: settings.cgroup_root.clone(),
+        cdi_spec_dirs: settings.cdi_spec_dir.clone(),
         resolv_conf: host::resolv_conf().to_owned(),
         limits: Limits::default(),
     })
@@ -349,13 +361,30 @@ fn open_socket(settings: &Settings, _recovered: Recovered) -> Result<(Socket, Un
     Socket::open(&settings.listen)
 }
 
+/// The server for exec, attach and port-forward, whose sessions end with the node: execs are killed, what they ran in
+/// lives on.
+async fn open_streaming(
+    settings: &Settings,
+    engine: &Arc<Engine>,
+    mut close: watch::Receiver<()>,
+) -> Result<(Streaming, impl Future<Output = ()> + use<>), StreamingError> {
+    let config = runtime_streaming::Config { listen: settings.streaming_address, ..Default::default() };
+    let (streaming, server) = Streaming::bind(config, runtime_cri::backend(Arc::clone(engine))).await?;
+    let ended = async move {
+        // A sender that is gone means the same.
+        drop(close.changed().await);
+    };
+    Ok((streaming, server.run(ended)))
+}
+
 async fn answer(
     parts: Arc<Parts>,
+    streaming: Streaming,
     listener: UnixListener,
     mut close: watch::Receiver<()>,
 ) -> Result<(), tonic::transport::Error> {
     let info = NodeInfo { version: env!("CARGO_PKG_VERSION").to_owned(), settings: parts.settings.keys().collect() };
-    let (runtime, images) = runtime_cri::services(Arc::clone(&parts.engine), parts.images.clone(), info);
+    let (runtime, images) = runtime_cri::services(Arc::clone(&parts.engine), parts.images.clone(), streaming, info);
     let services = Services {
         runtime: runtime.max_decoding_message_size(REQUEST_BYTES_MAX),
         images: images.max_decoding_message_size(REQUEST_BYTES_MAX),

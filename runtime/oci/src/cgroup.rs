@@ -13,13 +13,18 @@ use crate::OciError;
 use crate::error::During;
 
 mod limits;
+mod update;
 use limits::Missing;
 pub(crate) use limits::number;
+pub use update::{Change, Update};
 
 const SIGKILL: i32 = 9;
 const ENOENT: i32 = 2;
 const ESRCH: i32 = 3;
 const ENODEV: i32 = 19;
+const EACCES: i32 = 13;
+const EINVAL: i32 = 22;
+const ERANGE: i32 = 34;
 
 /// How often a frozen group is looked at before its processes are killed anyhow: a task in uninterruptible sleep freezes
 /// when it wakes, which may be never.
@@ -78,7 +83,9 @@ impl ContainerCgroup {
                     Err(error) if error.errno() == ENOENT && write.missing == Missing::Warning => {
                         warnings.push(format!("limit {:?} isn't kept: this kernel has no such file", write.file));
                     }
-                    answer => answer.during(|| format!("set {:?} to {:?}", write.file, write.value))?,
+                    Err(error) if error.errno() == ENOENT && write.missing == Missing::Nothing => {}
+                    Err(error) => return Err(refused(&self.group, &write, error)),
+                    Ok(()) => {}
                 }
             }
         }
@@ -243,6 +250,26 @@ impl ContainerCgroup {
     fn text(&self, verb: &str) -> String {
         format!("{verb} cgroup {:?}", self.group.path())
     }
+}
+
+/// A limit that the kernel doesn't take: a wrong request, if it is the value that is wrong.
+fn refused(group: &Cgroup, write: &limits::Write, source: runtime_sys::SysError) -> OciError {
+    let limits::Write { file, value, controller, .. } = write;
+    let step = format!("set {file:?} to {value:?}");
+    if *controller == "hugetlb" && source.errno() == ENOENT {
+        let file = file.to_string_lossy();
+        return OciError::invalid(format!("{file}: huge pages of this size can't be limited on this machine"));
+    }
+    if ![EINVAL, EACCES, ERANGE].contains(&source.errno()) {
+        return OciError::Kernel { step, source };
+    }
+    let file = file.to_string_lossy();
+    // What the group has now is its parent's as long as nobody has narrowed it.
+    let has = match (*controller, group.read(controller, &write.file)) {
+        ("cpuset", Ok(has)) if !has.trim().is_empty() => format!("; this group has {}", has.trim()),
+        _ => String::new(),
+    };
+    OciError::invalid(format!("{file}: {value:?} is not taken by the kernel ({}){has}", source.cause()))
 }
 
 /// A group that was removed meanwhile has nothing left to stop.

@@ -1,24 +1,33 @@
 //! What the new process does: it walks the list. Nothing is decided here that the plan could have decided.
 
+use std::collections::VecDeque;
 use std::ffi::{CStr, CString};
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 
-use runtime_sys::mount::{self, Attributes, Depth, Propagation};
+use runtime_sys::emerge::{Last, Load, Report, SessionTerminal, Successor, emerge};
+use runtime_sys::mount::{self, Attributes, Depth};
 use runtime_sys::process::{self, Namespaces};
 use runtime_sys::procfs::ProcHandle;
 use runtime_sys::pty::{self, Pty};
 use runtime_sys::rootfs::{self, Kind, Links, Make};
+use runtime_sys::userns::become_root;
 use runtime_sys::{SysError, SysResult, privileges, socket, sync};
 
-use crate::input::{Stdio, StopBefore, Volatile};
+use crate::input::{Stdio, StopBefore};
 use crate::scaffold;
-use crate::step::{Command, Console, OverProc, Overlay, OverlayForm, Slot, Source, Step, Target, What};
+use crate::step::{Command, Console, Module, Slot, Step};
 
-const PROC_MAGIC: i64 = 0x9fa0;
+mod mounts;
+mod volumes;
+pub(crate) use volumes::{CHANGED, DIRECTORY_ON_FILE, FILE_ON_DIRECTORY, mount_image};
+
+mod users;
+
 const DEVPTS_MAGIC: i64 = 0x1cd1;
 const ENOENT: i32 = 2;
 const EIO: i32 = 5;
 const EACCES: i32 = 13;
+const EEXIST: i32 = 17;
 const ENODEV: i32 = 19;
 const ENOTDIR: i32 = 20;
 const EPERM: i32 = 1;
@@ -27,8 +36,12 @@ const EPERM: i32 = 1;
 pub(crate) const TERMINAL: u8 = b'T';
 /// Only the program is missing.
 pub(crate) const READY: u8 = b'R';
-/// Step (two bytes) and error number (four) follow.
+/// Step (two bytes), error number (four) and, for some, what it was that failed follow.
 pub(crate) const FAILED: u8 = b'F';
+/// Another process goes on: its pid (four bytes), its pidfd beside it.
+pub(crate) const MOVED: u8 = b'M';
+/// Longest of these messages, in bytes.
+pub(crate) const MESSAGE_BYTES_MAX: usize = 64;
 
 /// Exit code of a child that failed; nobody sees it, since the message says more.
 const FAILED_CODE: i32 = 125;
@@ -44,25 +57,53 @@ pub(crate) fn run(
     sync: BorrowedFd<'_>,
     stdio: &Stdio,
     stop: StopBefore,
+    successor: Option<&Successor>,
 ) -> i32 {
     let trees = (0..slots).map(|_| None).collect();
-    let mut child =
-        Child { proc, sync, stdio, stop, trees, root: None, host_mounts: None, own_mounts: None, terminal: None };
-    for (index, step) in steps.iter().enumerate() {
-        if let Err(error) = child.take(step) {
-            report(sync, index, error.errno());
+    let mut child = Child {
+        proc,
+        sync,
+        stdio,
+        stop,
+        successor,
+        trees,
+        root: None,
+        host_mounts: None,
+        own_mounts: None,
+        terminal: None,
+        layers: VecDeque::new(),
+        workshop: None,
+        detail: String::new(),
+    };
+    walk(&mut child, steps, 0)
+}
+
+fn walk(child: &mut Child<'_>, steps: &[Step], from: usize) -> i32 {
+    for (index, step) in steps.iter().enumerate().skip(from) {
+        let taken = match step {
+            Step::GoOnIn(namespaces) => match child.go_on_in(*namespaces, |child| walk(child, steps, index + 1)) {
+                Ok(()) => return 0,
+                Err(error) => Err(error),
+            },
+            Step::Emerge(load) => Err(child.emerge(steps, index, *load)),
+            step => child.take(step),
+        };
+        if let Err(error) = taken {
+            report(child, index, error.errno());
             return FAILED_CODE;
         }
     }
-    report(sync, steps.len(), EIO);
+    report(child, steps.len(), EIO);
     FAILED_CODE
 }
 
-fn report(sync: BorrowedFd<'_>, index: usize, errno: i32) {
+fn report(child: &Child<'_>, index: usize, errno: i32) {
     let [low, high, ..] = index.to_le_bytes();
     let [a, b, c, d] = errno.to_le_bytes();
+    let mut message = vec![FAILED, low, high, a, b, c, d];
+    message.extend(child.detail.bytes().take(MESSAGE_BYTES_MAX - message.len()));
     // When the parent is gone too, there is nobody left to tell.
-    drop(sync::send(sync, &[FAILED, low, high, a, b, c, d]));
+    drop(sync::send(child.sync, &message));
 }
 
 struct Child<'a> {
@@ -70,12 +111,20 @@ struct Child<'a> {
     sync: BorrowedFd<'a>,
     stdio: &'a Stdio,
     stop: StopBefore,
+    /// Where the pid of the process that goes on inside is written, for one that appears among others.
+    successor: Option<&'a Successor>,
     trees: Vec<Option<OwnedFd>>,
     root: Option<OwnedFd>,
     /// The host's mount namespace, where sources are left to be opened, and the container's while we are there.
     host_mounts: Option<OwnedFd>,
     own_mounts: Option<OwnedFd>,
     terminal: Option<Pty>,
+    /// Layers with mapped owners, the topmost first; the directory of a writable one last.
+    layers: VecDeque<Vec<OwnedFd>>,
+    /// Where the host's root puts together what it attaches nowhere else.
+    workshop: Option<OwnedFd>,
+    /// What the failed step was about.
+    detail: String,
 }
 
 impl Child<'_> {
@@ -90,24 +139,18 @@ impl Child<'_> {
                 Ok(())
             }
             Step::OomScore(value) => self.proc.write(c"self/oom_score_adj", value.as_bytes()),
-            Step::MountOverlay(overlay) => self.keep_root(mount_overlay(overlay, self.proc)?),
-            Step::CloneRoot(path) => {
-                let root = mount::clone_tree(path, Depth::All)?;
-                let none = Attributes::NONE;
-                mount::set_attributes(root.as_fd(), Depth::All, none, none, Some(Propagation::Private))?;
-                self.keep_root(root)
-            }
-            Step::CloneSource(source) => {
-                let tree = clone_source(source)?;
-                self.keep(source.slot, tree)
-            }
+            Step::MountOverlay(overlay) => self.keep_root(mounts::mount_overlay(overlay, self.proc)?),
+            Step::CloneRoot(path) => self.keep_root(mounts::clone_root(path)?),
+            Step::CloneSource(source) => self.keep(source.slot, volumes::clone_source(source)?),
+            Step::MountImage { slot, layers } => self.keep(*slot, volumes::mount_image(layers, self.proc)?),
             Step::CloneGroup { slot, directory, attributes } => {
-                let tree = mount::clone_tree_at(directory.as_fd(), Depth::One)?;
-                let private = Some(Propagation::Private);
-                mount::set_attributes(tree.as_fd(), Depth::One, *attributes, Attributes::NONE, private)?;
-                self.keep(*slot, tree)
+                self.keep(*slot, mounts::clone_group(directory.as_fd(), *attributes)?)
             }
-            Step::Join(of, namespaces) | Step::JoinProcess(of, namespaces) => process::setns(of.as_fd(), *namespaces),
+            Step::Join(of, namespaces) => process::setns(of.as_fd(), *namespaces),
+            Step::JoinProcess(of, namespaces) => {
+                process::setns(of.as_fd(), *namespaces)?;
+                if namespaces.contains(Namespaces::USER) { become_root() } else { Ok(()) }
+            }
             Step::Sysctl { path, value } => self.proc.write(path, value.as_bytes()),
             Step::RememberHostMounts => {
                 self.host_mounts = Some(self.proc.open_namespace(c"self/ns/mnt")?);
@@ -142,18 +185,14 @@ impl Child<'_> {
             }
             Step::HostName(name) => process::set_hostname(name.as_bytes()),
             Step::DomainName(name) => process::set_domainname(name.as_bytes()),
+            Step::Confine { module, label } => self.set_label(*module, label),
             Step::Stdio { uid } => self.set_stdio(*uid),
             Step::WorkingDirectory(path) => self.enter_working_directory(path),
             Step::Announce => self.announce(),
+            // Taken by whoever walks the list, since it ends it.
+            Step::Emerge(_) => Ok(()),
             Step::Execute(command) => execute(command),
-            Step::Limits(_)
-            | Step::DropBounding { .. }
-            | Step::User { .. }
-            | Step::Capabilities { .. }
-            | Step::Ambient(_)
-            | Step::NoNewPrivileges
-            | Step::Umask(_)
-            | Step::Seccomp(_) => confine(step),
+            _ => self.take_mapped(step),
         }
     }
 
@@ -177,61 +216,27 @@ impl Child<'_> {
         tree.ok_or_else(|| SysError::new("find a tree", ENOENT))
     }
 
-    fn mount(&mut self, target: &Target) -> SysResult<()> {
-        let root = self.root()?;
-        let path = &target.destination;
-        match &target.what {
-            What::New { kind, options, attributes } => {
-                let fs = mount::fsopen(kind)?;
-                for (key, value) in options {
-                    mount::fsconfig(fs.as_fd(), key, value.as_deref())?;
+    /// Written through our own procfs, so that no mount of an image or a volume diverts it (CVE-2019-16884). The kernel
+    /// refuses a profile that isn't loaded.
+    fn set_label(&self, module: Module, label: &str) -> SysResult<()> {
+        match module {
+            Module::Selinux => self.proc.write(c"self/attr/exec", label.as_bytes()),
+            Module::AppArmor => {
+                let value = format!("exec {label}");
+                // A directory of its own, where modules are stacked.
+                match self.proc.write(c"self/attr/apparmor/exec", value.as_bytes()) {
+                    Err(error) if [ENOENT, ENOTDIR].contains(&error.errno()) && !self.has_own_attributes() => {
+                        self.proc.write(c"self/attr/exec", value.as_bytes())
+                    }
+                    answer => answer,
                 }
-                let tree = mount::fsmount(fs.as_fd(), *attributes)?;
-                let of_kernel = [c"proc", c"sysfs"].contains(&kind.as_c_str());
-                mount::attach(tree.as_fd(), place(root, path, of_kernel, target.over_proc)?.as_fd())
-            }
-            What::Tree(slot) => {
-                let tree = self.take_tree(*slot)?;
-                let root = self.root()?;
-                let make = if rootfs::kind_of(tree.as_fd())? == Kind::Directory { Make::Directory } else { Make::File };
-                let onto = rootfs::open_or_make(root, path, make)?;
-                refuse_proc(onto.as_fd(), target.over_proc)?;
-                mount::attach(tree.as_fd(), onto.as_fd())
-            }
-            What::PodShm(attributes) => {
-                let tree = mount::clone_tree(scaffold::SHM, Depth::One)?;
-                mount::set_attributes(tree.as_fd(), Depth::One, *attributes, Attributes::NONE, None)?;
-                mount::attach(tree.as_fd(), place(root, path, false, target.over_proc)?.as_fd())
-            }
-            What::Groups { slots, links } => {
-                let options = [(c"mode", Some(c"0755")), (c"size", Some(c"64k"))];
-                let quiet = Attributes::NO_SUID.and(Attributes::NO_DEV).and(Attributes::NO_EXEC);
-                let top = mount::new_filesystem(c"tmpfs", &options, quiet)?;
-                mount::attach(top.as_fd(), place(root, path, false, target.over_proc)?.as_fd())?;
-                for (name, slot) in slots {
-                    rootfs::make_directory(top.as_fd(), name, 0o755)?;
-                    let tree = self.take_tree(*slot)?;
-                    mount::attach(tree.as_fd(), rootfs::open_child(top.as_fd(), name)?.as_fd())?;
-                }
-                for (name, to) in links {
-                    rootfs::make_link(top.as_fd(), name, to)?;
-                }
-                mount::set_attributes(top.as_fd(), Depth::One, Attributes::READ_ONLY, Attributes::NONE, None)
             }
         }
     }
 
-    fn mask(&self, path: &CStr) -> SysResult<()> {
-        let Some(onto) = there(rootfs::open_in_root(self.root()?, path, Links::Followed))? else { return Ok(()) };
-        let cover = if rootfs::kind_of(onto.as_fd())? == Kind::Directory { scaffold::MASK } else { scaffold::NULL };
-        mount::attach(mount::clone_tree(cover, Depth::One)?.as_fd(), onto.as_fd())
-    }
-
-    fn make_read_only(&self, path: &CStr) -> SysResult<()> {
-        let Some(onto) = there(rootfs::open_in_root(self.root()?, path, Links::Followed))? else { return Ok(()) };
-        let tree = mount::clone_tree_at(onto.as_fd(), Depth::All)?;
-        mount::set_attributes(tree.as_fd(), Depth::All, Attributes::READ_ONLY, Attributes::NONE, None)?;
-        mount::attach(tree.as_fd(), onto.as_fd())
+    /// Else `ENOENT` is AppArmor's word for a profile that it doesn't have.
+    fn has_own_attributes(&self) -> bool {
+        self.proc.read(c"self/attr/apparmor/current").is_ok()
     }
 
     fn open_terminal(&mut self, console: Console) -> SysResult<()> {
@@ -284,7 +289,10 @@ impl Child<'_> {
             }
             (Stdio::Terminal { .. }, Some(pty)) => {
                 let slave = pty.slave.as_fd();
-                process::set_controlling_terminal(slave)?;
+                // A process that goes on inside has a session of its own, and takes the terminal for it.
+                if self.successor.is_none() {
+                    process::set_controlling_terminal(slave)?;
+                }
                 process::set_stdio(slave, slave, slave)?;
                 if uid != 0 {
                     rootfs::give_to(slave, uid)?;
@@ -322,6 +330,44 @@ impl Child<'_> {
     }
 }
 
+impl Child<'_> {
+    /// All that is left, by a process in the process-id namespace that was joined. Comes back only with an error.
+    fn emerge(&self, steps: &[Step], index: usize, load: Load) -> SysError {
+        let number = |index: usize| u16::try_from(index).unwrap_or(u16::MAX);
+        let mut numbers = [number(index); 4];
+        let (mut filter, mut capabilities, mut command) = (None, None, None);
+        for (index, step) in steps.iter().enumerate().skip(index + 1) {
+            match step {
+                Step::Seccomp(program) => {
+                    filter = Some((&**program, load));
+                    numbers[1] = number(index);
+                }
+                Step::Capabilities { effective, permitted, inheritable, .. } => {
+                    capabilities = Some([*effective, *permitted, *inheritable]);
+                    numbers[2] = number(index);
+                }
+                Step::Execute(program) => {
+                    command = Some(program);
+                    numbers[3] = number(index);
+                }
+                _ => {}
+            }
+        }
+        let (Some(successor), Some(command)) = (self.successor, command) else {
+            return SysError::new("execve()", ENOENT);
+        };
+        let terminal =
+            if matches!(self.stdio, Stdio::Terminal { .. }) { SessionTerminal::Input } else { SessionTerminal::None };
+        let Command { candidates, arguments, environment, .. } = &**command;
+        let report = Report { to: self.sync, head: FAILED, steps: numbers };
+        emerge(
+            self.proc,
+            successor,
+            &Last { candidates, arguments, environment, filter, capabilities, terminal, report },
+        )
+    }
+}
+
 fn begin_anew() -> SysResult<()> {
     privileges::set_not_dumpable()?;
     process::setsid()?;
@@ -343,7 +389,9 @@ fn confine(step: &Step) -> SysResult<()> {
             if *uid != 0 {
                 privileges::keep_capabilities()?;
             }
-            privileges::set_uid(*uid)
+            privileges::set_uid(*uid)?;
+            // Another user may have made it dumpable (`fs.suid_dumpable`), and what it holds is still this runtime's.
+            privileges::set_not_dumpable()
         }
         Step::Capabilities { effective, permitted, inheritable, loading } => {
             privileges::set_capabilities(effective.and(*loading), permitted.and(*loading), *inheritable)
@@ -373,86 +421,9 @@ fn enter_pod_mounts(pod: Option<&OwnedFd>) -> SysResult<()> {
         None => {
             let null = scaffold::clone_null()?;
             process::unshare(Namespaces::MOUNT)?;
-            scaffold::build(null.as_fd(), &CString::from(SHM_SIZE_ALONE))
+            scaffold::build(null.as_fd(), &CString::from(SHM_SIZE_ALONE), None)
         }
     }
-}
-
-/// Where a new file system goes: a directory. What the kernel's own file systems lie on is never reached by a link.
-fn place(root: BorrowedFd<'_>, path: &CStr, of_kernel: bool, over_proc: OverProc) -> SysResult<OwnedFd> {
-    let links = if of_kernel { Links::Refused } else { Links::Followed };
-    let onto = match there(rootfs::open_in_root(root, path, links))? {
-        Some(onto) => onto,
-        None => rootfs::open_or_make(root, path, Make::Directory)?,
-    };
-    if !of_kernel {
-        refuse_proc(onto.as_fd(), over_proc)?;
-    }
-    if rootfs::kind_of(onto.as_fd())? == Kind::Directory { Ok(onto) } else { Err(SysError::new("mkdirat()", ENOTDIR)) }
-}
-
-/// A mount over a file of procfs would divert what this or another runtime writes there.
-fn refuse_proc(onto: BorrowedFd<'_>, over_proc: OverProc) -> SysResult<()> {
-    if over_proc == OverProc::Refused && rootfs::filesystem_magic(onto)? == PROC_MAGIC {
-        return Err(SysError::new("move_mount() over procfs", EPERM));
-    }
-    Ok(())
-}
-
-/// `None` for what isn't there.
-fn there(answer: SysResult<OwnedFd>) -> SysResult<Option<OwnedFd>> {
-    match answer {
-        Ok(opened) => Ok(Some(opened)),
-        Err(error) if [ENOENT, ENOTDIR].contains(&error.errno()) => Ok(None),
-        Err(error) => Err(error),
-    }
-}
-
-fn clone_source(source: &Source) -> SysResult<OwnedFd> {
-    let tree = mount::clone_tree(&source.path, source.depth)?;
-    mount::set_attributes(tree.as_fd(), Depth::All, Attributes::NONE, Attributes::NONE, Some(source.propagation))?;
-    if !source.set.is_empty() || !source.clear.is_empty() {
-        mount::set_attributes(tree.as_fd(), source.reach, source.set, source.clear, None)?;
-    }
-    Ok(tree)
-}
-
-fn mount_overlay(overlay: &Overlay, proc: &ProcHandle) -> SysResult<OwnedFd> {
-    let fs = mount::fsopen(c"overlay")?;
-    let fs = fs.as_fd();
-    mount::fsconfig(fs, c"source", Some(c"overlay"))?;
-    match overlay.form {
-        OverlayForm::LayerByLayer => {
-            for lower in &overlay.lowers {
-                mount::fsconfig(fs, c"lowerdir+", Some(lower))?;
-            }
-            mount::fsconfig(fs, c"upperdir", Some(&overlay.upper))?;
-            mount::fsconfig(fs, c"workdir", Some(&overlay.work))?;
-            finish_overlay(fs, overlay)
-        }
-        OverlayForm::ShortNames => {
-            // One string of at most 255 bytes: descriptors' numbers, from the one directory where they are names.
-            let open = |path: &CString| rootfs::open_host_directory(path);
-            let lowers = overlay.lowers.iter().map(open).collect::<SysResult<Vec<_>>>()?;
-            let (upper, work) = (open(&overlay.upper)?, open(&overlay.work)?);
-            let name = |fd: &OwnedFd| fd.as_raw_fd().to_string();
-            let text = |text: String| CString::new(text).map_err(|_| SysError::new("fsconfig()", EIO));
-            mount::enter_directory(proc.open_namespace(c"self/fd")?.as_fd())?;
-            let joined = lowers.iter().map(name).collect::<Vec<_>>().join(":");
-            mount::fsconfig(fs, c"lowerdir", Some(&text(joined)?))?;
-            mount::fsconfig(fs, c"upperdir", Some(&text(name(&upper))?))?;
-            mount::fsconfig(fs, c"workdir", Some(&text(name(&work))?))?;
-            // The names are looked up when the file system is made, so the descriptors live until then.
-            finish_overlay(fs, overlay)
-        }
-    }
-}
-
-fn finish_overlay(fs: BorrowedFd<'_>, overlay: &Overlay) -> SysResult<OwnedFd> {
-    if overlay.volatile == Volatile::Yes {
-        mount::fsconfig(fs, c"volatile", None)?;
-    }
-    mount::fsmount(fs, Attributes::NONE)
 }
 
 /// Tries each candidate, as `execvp` does: what isn't there is passed over, what may not be executed is remembered.

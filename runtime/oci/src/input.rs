@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 
 use oci_spec::runtime::Spec;
+use runtime_sys::userns::IdMap;
 
 /// The namespaces that a container shares with its pod. One that is neither here nor in `linux.namespaces` is the
 /// caller's own, which is the host's.
@@ -20,6 +21,17 @@ pub struct Joins {
     /// The pod's mount namespace, as [`crate::spawn_pause`] makes it. Without one (a container outside a pod) the same is
     /// made in the container's own.
     pub mounts: Option<OwnedFd>,
+    /// The pod's user namespace, which owns the others.
+    pub users: Option<PodUsers>,
+}
+
+/// A pod's user namespace.
+#[derive(Debug)]
+pub struct PodUsers {
+    /// The namespace.
+    pub namespace: OwnedFd,
+    /// Which of its ids are which of the host's.
+    pub map: IdMap,
 }
 
 /// Where the root file system comes from.
@@ -74,6 +86,27 @@ pub struct Input<'a> {
     pub seccomp: SeccompChoice,
     /// The pod's namespaces.
     pub joins: Joins,
+    /// What the specification's mounts refer to.
+    pub volumes: Volumes<'a>,
+}
+
+/// What the sources of mounts stand for.
+#[derive(Debug, Default)]
+pub struct Volumes<'a> {
+    /// A bind mount whose source is `podwright:image/N` is number N of these, counted from 0.
+    pub images: &'a [ImageVolume],
+    /// What [`crate::check_sources`] has seen: another object that lies there at the start is refused. Nothing is compared
+    /// where nothing was seen.
+    pub seen: crate::Seen,
+}
+
+/// An image as a read-only volume.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageVolume {
+    /// Unpacked layers, the topmost first; at least two.
+    pub lowers: Vec<PathBuf>,
+    /// What of it, relative to its root; empty: all.
+    pub sub_path: String,
 }
 
 /// The three standard streams of the new process.

@@ -5,22 +5,26 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
+use runtime_sys::emerge::Successor;
 use runtime_sys::process::{self, Child, Ended};
 use runtime_sys::seccomp::Program;
+use runtime_sys::userns::IdMap;
 use runtime_sys::{socket, sync};
 
 use crate::error::During;
 use crate::host::host;
 use crate::input::{Stdio, StopBefore};
 use crate::plan::{self, Plan};
-use crate::step::Step;
+use crate::step::{Step, Target, What};
 use crate::{ContainerCgroup, Input, OciError, child};
 
 mod sources;
-pub use sources::{OneShot, check_sources};
+pub(crate) use sources::Object;
+pub use sources::{OneShot, Seen, check_sources};
 
 const SIGKILL: i32 = 9;
 const ESRCH: i32 = 3;
+const ENOTDIR: i32 = 20;
 
 /// A process that was launched.
 #[derive(Debug)]
@@ -53,6 +57,15 @@ impl Prepared {
     #[must_use]
     pub fn cgroup(&self) -> ContainerCgroup {
         self.cgroup.clone()
+    }
+
+    /// Changes the OOM score adjustment that it will be started with.
+    pub fn set_oom_score_adj(&mut self, score: i32) {
+        for step in &mut self.plan.steps {
+            if let Step::OomScore(value) = step {
+                *value = score.to_string();
+            }
+        }
     }
 
     /// The compiled filter, for execs.
@@ -103,6 +116,21 @@ pub struct ExecTarget<'a> {
     pub init: BorrowedFd<'a>,
     /// The container's cgroup.
     pub cgroup: &'a ContainerCgroup,
+    /// The ids of the container's user namespace, if it has one.
+    pub users: Option<&'a IdMap>,
+    /// Who may look on.
+    pub tracers: Tracers,
+}
+
+/// Whether a process in the container's process-id namespace may have CAP_SYS_PTRACE. Only that opens the memory and the
+/// descriptors of a process that isn't dumpable, which one on its way to its program is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tracers {
+    /// None: the process is made inside, where nobody can look into it.
+    None,
+    /// One may: the process is made outside and goes inside when it has nothing left that the container may not see. Takes
+    /// one more clone.
+    Possible,
 }
 
 /// Runs one more process in a running container. [`Launching::cgroup`] is its leaf, which the caller removes when the exec is
@@ -129,7 +157,7 @@ pub fn launch_exec(
         .during(|| "join the container".to_owned())?;
     let leaf = target.cgroup.make_leaf(target.id)?;
     let undo = leaf.clone();
-    plan::exec_steps(process, init, &leaf, target.cgroup, seccomp, &host()?.facts)
+    plan::exec_steps(process, init, &leaf, target, seccomp, &host()?.facts)
         .and_then(|plan| start(plan, leaf, stdio, StopBefore::Nothing))
         .inspect_err(|_| drop(undo.remove()))
         .map_err(|error| match error {
@@ -143,13 +171,25 @@ fn start(plan: Plan, cgroup: ContainerCgroup, stdio: Stdio, stop: StopBefore) ->
     let host = host()?;
     let (ours, theirs) = sync::pair().during(|| "make a socket".to_owned())?;
     let birth = plan.birth.as_ref().and_then(|group| group.group.directory(""));
+    let emerges = plan.steps.iter().any(|step| matches!(step, Step::Emerge(_)));
+    let successor = emerges.then(Successor::new).transpose().during(|| "make a process".to_owned())?;
     let child = host.with_children_in(plan.pid.as_ref(), || {
         process::clone3(plan.namespaces, birth, || {
-            child::run(&plan.steps, plan.slots, &host.proc, theirs.as_fd(), &stdio, stop)
+            child::run(&plan.steps, plan.slots, &host.proc, theirs.as_fd(), &stdio, stop, successor.as_ref())
         })
         .during(|| "make a process".to_owned())
     })?;
-    Ok(Launching { child: Some(child), sync: ours, plan, cgroup, stop, terminal: None, stage: Stage::Steps })
+    Ok(Launching {
+        child: Some(child),
+        former: None,
+        successor,
+        sync: ours,
+        plan,
+        cgroup,
+        stop,
+        terminal: None,
+        stage: Stage::Steps,
+    })
 }
 
 /// Where a launch stands.
@@ -181,6 +221,10 @@ enum Stage {
 pub struct Launching {
     /// `None` once handed out.
     child: Option<Child>,
+    /// The one before it.
+    former: Option<Child>,
+    /// Who goes on inside the process-id namespace, for one that appears among others.
+    successor: Option<Successor>,
     sync: OwnedFd,
     plan: Plan,
     cgroup: ContainerCgroup,
@@ -198,27 +242,36 @@ impl Launching {
 
     /// Looks for news. Never blocks. Not to be called again after `Running` or `Failed`.
     pub fn advance(&mut self) -> Progress {
-        let mut message = [0; 16];
+        let mut message = [0; child::MESSAGE_BYTES_MAX];
+        self.succeed();
+        // Looked at before the socket: what it had to say was said by then.
+        let is_over = self.stage == Stage::Executing && self.successor.is_some() && self.has_ended();
         loop {
             match socket::recv(self.sync.as_fd(), &mut message) {
                 Ok((0, _)) => return self.ended(),
                 Ok((count, descriptors)) => match message.get(..count).unwrap_or_default() {
                     [child::TERMINAL] => self.terminal = descriptors.into_iter().next(),
+                    [child::MOVED, a, b, c, d] => self.moved(i32::from_le_bytes([*a, *b, *c, *d]), descriptors),
                     [child::READY] if self.stop == StopBefore::Exec && self.stage == Stage::Steps => {
                         self.stage = Stage::Waiting;
                         return Progress::Blocked;
                     }
                     [child::READY] => self.stage = Stage::Executing,
-                    [child::FAILED, low, high, a, b, c, d] => {
+                    [child::FAILED, low, high, a, b, c, d, detail @ ..] => {
                         let step = usize::from(u16::from_le_bytes([*low, *high]));
                         let errno = i32::from_le_bytes([*a, *b, *c, *d]);
                         self.finish();
-                        return Progress::Failed(self.failure(step, errno));
+                        return Progress::Failed(self.failure(step, errno, &String::from_utf8_lossy(detail)));
                     }
                     _ => {}
                 },
                 Err(error) if error.kind() == IoKind::WouldBlock => {
-                    return if self.stage == Stage::Waiting { Progress::Blocked } else { Progress::Pending };
+                    return match self.stage {
+                        Stage::Waiting => Progress::Blocked,
+                        // Its program has run already, while the process before it is still about to close the socket.
+                        Stage::Executing if is_over => self.ended(),
+                        Stage::Steps | Stage::Executing => Progress::Pending,
+                    };
                 }
                 Err(error) => {
                     let source = runtime_sys::SysError::from_io("recvmsg()", &error);
@@ -230,6 +283,7 @@ impl Launching {
 
     /// The socket is at its end: the program runs, or the process died on the way.
     fn ended(&mut self) -> Progress {
+        self.succeed();
         if self.stage != Stage::Executing {
             let how = match self.finish() {
                 Some(Ended::Exited(code)) => format!("exit code {code}"),
@@ -259,15 +313,106 @@ impl Launching {
         settle(&child)
     }
 
-    fn failure(&self, index: usize, errno: i32) -> OciError {
+    /// The process that goes on inside, once there is one, takes the place of the one that made it. It is the caller's
+    /// child and not reaped, so the pid can't be another's.
+    fn succeed(&mut self) {
+        if let Some(pid) = self.successor.as_ref().and_then(Successor::pid)
+            && let Some(child) = &mut self.child
+            && child.pid != pid
+            && let Ok(pidfd) = process::pidfd_open(pid)
+        {
+            self.former = Some(std::mem::replace(child, Child { pid, pidfd }));
+            self.stage = Stage::Executing;
+        }
+    }
+
+    fn has_ended(&self) -> bool {
+        self.child.as_ref().is_some_and(|child| sync::readable(child.pidfd.as_fd(), Duration::ZERO).unwrap_or(false))
+    }
+
+    /// Another process goes on in its place; the one before it has nothing left to do.
+    fn moved(&mut self, pid: i32, descriptors: Vec<OwnedFd>) {
+        if let (Some(pidfd), Some(child)) = (descriptors.into_iter().next(), &mut self.child) {
+            self.former = Some(std::mem::replace(child, Child { pid, pidfd }));
+        }
+    }
+
+    /// The process that began the launch, where another went on in its place and it has not ended yet: the kernel may still
+    /// be unmounting what it had mounted. The caller reaps it when its pidfd is readable, as after [`Self::abandon`].
+    pub fn take_former(&mut self) -> Option<Process> {
+        let former = self.former.take()?;
+        match process::reap(former.pidfd.as_fd()) {
+            Ok(None) => {
+                let start_ticks = process::start_ticks(former.pid).unwrap_or(0);
+                Some(Process { pid: former.pid, start_ticks, pidfd: former.pidfd })
+            }
+            Ok(Some(_)) | Err(_) => None,
+        }
+    }
+
+    /// Before a process is killed: which one is it by now?
+    fn catch_up(&mut self) {
+        self.succeed();
+        let mut message = [0; child::MESSAGE_BYTES_MAX];
+        while let Ok((count @ 1.., descriptors)) = socket::recv(self.sync.as_fd(), &mut message) {
+            if let Some([child::MOVED, a, b, c, d]) = message.get(..count) {
+                self.moved(i32::from_le_bytes([*a, *b, *c, *d]), descriptors);
+            }
+        }
+    }
+
+    fn failure(&self, index: usize, errno: i32, detail: &str) -> OciError {
+        let not_mapped = |path: &std::ffi::CString| OciError::Owners {
+            path: path.to_string_lossy().into_owned(),
+            filesystem: detail.to_owned(),
+            errno,
+        };
+        if let Some(Step::Mount(target)) = self.plan.steps.get(index)
+            && let Some(error) = self.mount_failure(target, errno)
+        {
+            return error;
+        }
         match self.plan.steps.get(index) {
             Some(Step::Execute(command)) => OciError::CannotExecute { program: command.name.clone(), errno },
+            Some(Step::CloneSource(source)) if errno == child::CHANGED => {
+                OciError::SourceChanged { path: source.path.to_string_lossy().into_owned() }
+            }
             Some(Step::CloneSource(source)) => {
                 OciError::Source { path: source.path.to_string_lossy().into_owned(), errno }
+            }
+            Some(Step::MapOwners { path, .. }) => not_mapped(path),
+            Some(Step::CloneLayers(layers)) if !detail.is_empty() => {
+                layers.lowers.first().map_or_else(|| OciError::Gone, not_mapped)
             }
             Some(Step::JoinProcess(..)) if errno == ESRCH => OciError::Gone,
             Some(step) => OciError::Step { step: step.to_string(), errno },
             None => OciError::Step { step: "take a step".to_owned(), errno },
+        }
+    }
+
+    /// `ENOTDIR` alone would leave people to guess which of two paths is meant.
+    fn mount_failure(&self, target: &Target, errno: i32) -> Option<OciError> {
+        let destination = || target.destination.to_string_lossy().into_owned();
+        let why = match errno {
+            child::FILE_ON_DIRECTORY => "the source is no directory, and a directory is there",
+            child::DIRECTORY_ON_FILE => "the source is a directory, and something else is there",
+            ENOTDIR => "something on the way there is no directory",
+            _ => "",
+        };
+        let path = match &target.what {
+            What::Tree(slot) => self.plan.steps.iter().find_map(|step| match step {
+                Step::CloneSource(source) if source.slot == *slot => Some(&source.path),
+                _ => None,
+            }),
+            What::Image { sub_path, .. } => sub_path.as_ref(),
+            _ => None,
+        };
+        let path = path?.to_string_lossy().into_owned();
+        let of_kernel = errno > 0 && matches!(target.what, What::Image { .. });
+        if of_kernel {
+            Some(OciError::ImageVolume { sub_path: path, destination: destination(), errno })
+        } else {
+            (!why.is_empty()).then(|| OciError::Mismatch { path, destination: destination(), why })
         }
     }
 
@@ -312,12 +457,16 @@ impl Launching {
     /// Kills and reaps. `Some`: it has not ended yet (it sleeps in the kernel, on a dead file server perhaps); the caller
     /// reaps it when its pidfd is readable.
     pub fn abandon(mut self) -> Option<Process> {
+        self.catch_up();
         abandon(self.child.take()?)
     }
 }
 
 impl Drop for Launching {
     fn drop(&mut self) {
+        if self.child.is_some() {
+            self.catch_up();
+        }
         if let Some(child) = &self.child {
             drop(process::pidfd_send_signal(child.pidfd.as_fd(), SIGKILL));
         }
@@ -329,7 +478,7 @@ impl Drop for Launching {
 const SETTLE_MAX: Duration = Duration::from_millis(100);
 
 /// Reaps a process that is at its end. `None`: it takes longer; whoever reaps the caller's children reaps it.
-fn settle(child: &Child) -> Option<Ended> {
+pub(crate) fn settle(child: &Child) -> Option<Ended> {
     if sync::readable(child.pidfd.as_fd(), SETTLE_MAX).unwrap_or(false) {
         process::reap(child.pidfd.as_fd()).ok().flatten()
     } else {
@@ -338,7 +487,7 @@ fn settle(child: &Child) -> Option<Ended> {
 }
 
 /// Kills; reaps what ends at once.
-fn abandon(child: Child) -> Option<Process> {
+pub(crate) fn abandon(child: Child) -> Option<Process> {
     let start_ticks = process::start_ticks(child.pid).unwrap_or(0);
     drop(process::pidfd_send_signal(child.pidfd.as_fd(), SIGKILL));
     match process::reap(child.pidfd.as_fd()) {

@@ -21,9 +21,12 @@ mod plan;
 mod scaffold;
 mod seccomp;
 mod step;
+mod users;
 
-pub use cgroup::ContainerCgroup;
+pub use cgroup::{Change, ContainerCgroup, Update};
 pub use error::{ErrorKind, OciError};
-pub use input::{Input, Joins, RootSource, SeccompChoice, Stdio, StopBefore, Volatile};
-pub use launch::{ExecTarget, Launching, OneShot, Prepared, Process, Progress, check_sources, launch_exec, prepare};
-pub use pause::{Pause, PidNamespace, PodSpec, spawn_pause};
+pub use input::{ImageVolume, Input, Joins, PodUsers, RootSource, SeccompChoice, Stdio, StopBefore, Volatile, Volumes};
+pub use launch::{
+    ExecTarget, Launching, OneShot, Prepared, Process, Progress, Seen, Tracers, check_sources, launch_exec, prepare,
+};
+pub use pause::{Pause, PidNamespace, PodSpec, Processes, spawn_pause};

@@ -14,13 +14,14 @@ use runtime_sys::seccomp::Program;
 
 use crate::input::{Joins, RootSource, SeccompChoice};
 use crate::step::{Console, Overlay, OverlayForm, Step};
+use crate::users::{self, Users};
 use crate::{ContainerCgroup, Input, OciError, seccomp};
 
 mod devices;
 mod mounts;
 mod process;
 
-pub(crate) use mounts::{POD_SHM, is_bind};
+pub(crate) use mounts::{POD_SHM, image_layers, image_of, is_bind};
 pub(crate) use process::exec_steps;
 
 /// Longest value that `fsconfig` takes, in bytes.
@@ -62,26 +63,35 @@ pub(crate) struct Plan {
 
 /// The plan of a container's first process.
 pub(crate) fn container(input: Input<'_>, cgroup: &ContainerCgroup, facts: &Facts) -> Result<Plan, OciError> {
-    let Input { spec, root, seccomp: choice, joins, .. } = input;
+    let Input { spec, root, seccomp: choice, mut joins, volumes, .. } = input;
     let process = spec.process().as_ref().ok_or_else(|| OciError::invalid("process: is missing"))?;
     let nothing = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&nothing);
-    let new = new_namespaces(linux, &joins)?;
+    let users = joins.users.take().map(Users::of);
+    let new = new_namespaces(linux, &joins, users.as_ref())?;
     let mut warnings = Vec::new();
-    let filter = filter_of(choice, linux, process, facts)?;
+    let facts = &users.as_ref().map_or(*facts, |_| users::facts_inside(facts));
+    let filter = filter_of(choice, linux, process, facts, &mut warnings)?;
+    let oom_score = process::oom_score(process, facts, &mut warnings)?;
+    let last = process::last_steps(process, filter.clone(), facts, &mut warnings)?;
 
     let mut steps = vec![Step::BeginAnew];
     let birth = join_cgroup(&mut steps, cgroup, None)?;
-    if new.cgroup {
-        steps.push(Step::NewCgroupNamespace);
+    match &users {
+        None if new.cgroup => steps.extend([Step::NewCgroupNamespace, Step::NewSessionKeyring]),
+        None => steps.push(Step::NewSessionKeyring),
+        Some(users) => {
+            users::check_ids(process, &users.map)?;
+            steps.extend(users::gifts(process, &users.map, &last));
+        }
     }
-    steps.push(Step::NewSessionKeyring);
-    steps.extend(process::oom_score(process, facts, &mut warnings)?);
-    steps.push(root_step(root, facts)?);
+    steps.extend(oom_score);
+    let (root, overlay) = root_steps(root, linux.mount_label().as_deref(), facts, users.as_ref())?;
+    steps.push(root);
     // From here to EnterPodMounts in the host's mount namespace: sources are the host's paths.
-    let mounts = mounts::plan(spec, cgroup, new.cgroup)?;
-    steps.extend(mounts.sources);
-    let Joins { network, ipc, uts, pid, mounts: pod } = joins;
+    let mut mounts = mounts::plan(spec, &volumes, facts.overlay, (cgroup, new.cgroup), users.as_ref())?;
+    steps.append(&mut mounts.sources);
+    let Joins { network, ipc, uts, pid, mounts: pod, users: _ } = joins;
     for (fd, namespace) in [(network, Namespaces::NETWORK), (ipc, Namespaces::IPC), (uts, Namespaces::UTS)] {
         steps.extend(fd.map(|fd| Step::Join(fd, namespace)));
     }
@@ -90,9 +100,16 @@ pub(crate) fn container(input: Input<'_>, cgroup: &ContainerCgroup, facts: &Fact
         steps.push(Step::RememberHostMounts);
     }
     steps.push(Step::EnterPodMounts { pod });
+    let mut devices = devices::plan(spec, linux)?;
+    if let Some(users) = &users {
+        let (made, bound) = users::split_nodes(devices, &users.map, &mut mounts.slots);
+        devices = bound;
+        steps.extend([Step::Workshop].into_iter().chain(overlay).chain(mounts.made).chain(made));
+        steps.extend(users::enter(users, new.inside()));
+    }
     steps.push(Step::AttachRoot);
     steps.extend(mounts.attach);
-    steps.extend(devices::plan(spec, linux)?);
+    steps.extend(devices);
     steps.push(Step::OpenTerminal { console: Console::Made });
     for path in paths(linux.masked_paths().as_deref(), "linux.maskedPaths")? {
         steps.push(Step::Mask(path));
@@ -109,8 +126,10 @@ pub(crate) fn container(input: Input<'_>, cgroup: &ContainerCgroup, facts: &Fact
         steps.extend(spec.hostname().clone().map(Step::HostName));
         steps.extend(spec.domainname().clone().map(Step::DomainName));
     }
-    steps.extend(process::last_steps(process, filter.clone(), facts, &mut warnings)?);
-    Ok(Plan { steps, slots: mounts.slots, namespaces: new.flags, pid, birth, seccomp: filter, warnings })
+    steps.extend(last);
+    // What a user namespace is to own is made after it is entered.
+    let namespaces = if users.is_some() { Namespaces::NONE } else { new.flags };
+    Ok(Plan { steps, slots: mounts.slots, namespaces, pid, birth, seccomp: filter, warnings })
 }
 
 /// How the new process becomes a member: born there on version 2, by itself on version 1.
@@ -136,7 +155,13 @@ struct New {
     cgroup: bool,
 }
 
-fn new_namespaces(linux: &Linux, joins: &Joins) -> Result<New, OciError> {
+impl New {
+    fn inside(&self) -> Namespaces {
+        if self.cgroup { self.flags.and(Namespaces::CGROUP) } else { self.flags }
+    }
+}
+
+fn new_namespaces(linux: &Linux, joins: &Joins, users: Option<&Users>) -> Result<New, OciError> {
     let mut new = New { flags: Namespaces::NONE, cgroup: false };
     for namespace in linux.namespaces().iter().flatten() {
         let kind = namespace.typ();
@@ -165,6 +190,9 @@ fn new_namespaces(linux: &Linux, joins: &Joins) -> Result<New, OciError> {
         }
         new.flags = new.flags.and(flag);
     }
+    if users.is_some() && (!Namespaces::PID.contains(new.flags) || joins.mounts.is_none()) {
+        return Err(OciError::invalid("linux.namespaces: a user namespace has its pod's other namespaces with it"));
+    }
     Ok(new)
 }
 
@@ -173,6 +201,7 @@ fn filter_of(
     linux: &Linux,
     process: &oci_spec::runtime::Process,
     facts: &Facts,
+    warnings: &mut Vec<String>,
 ) -> Result<Option<Arc<Program>>, OciError> {
     match choice {
         SeccompChoice::Unconfined => Ok(None),
@@ -183,12 +212,30 @@ fn filter_of(
         SeccompChoice::Spec => {
             let profile = linux.seccomp().as_ref();
             let profile = profile.ok_or_else(|| OciError::invalid("linux.seccomp: is missing"))?;
-            seccomp::compile(profile).map(|program| Some(Arc::new(program)))
+            let compiled = seccomp::compile(profile)?;
+            warnings.extend(compiled.warning);
+            Ok(Some(Arc::new(compiled.program)))
         }
     }
 }
 
-fn root_step(root: RootSource<'_>, facts: &Facts) -> Result<Step, OciError> {
+/// The step in the host's mount namespace, and the one that mounts what the first has cloned.
+fn root_steps(
+    root: RootSource<'_>,
+    label: Option<&str>,
+    facts: &Facts,
+    users: Option<&Users>,
+) -> Result<(Step, Option<Step>), OciError> {
+    if let Some(users) = users {
+        let label = label.map(|label| text(label.as_bytes(), "linux.mountLabel")).transpose()?;
+        if let Some((clone, mount)) = users::root_steps(&root, label, users, facts)? {
+            return Ok((clone, Some(mount)));
+        }
+    }
+    Ok((root_step(root, label, facts)?, None))
+}
+
+fn root_step(root: RootSource<'_>, label: Option<&str>, facts: &Facts) -> Result<Step, OciError> {
     match root {
         RootSource::Directory(path) => Ok(Step::CloneRoot(absolute(path, "root")?)),
         RootSource::Overlay { lowers, upper, work, volatile } => {
@@ -200,7 +247,8 @@ fn root_step(root: RootSource<'_>, facts: &Facts) -> Result<Step, OciError> {
             let long =
                 lowers.iter().chain([&upper, &work]).any(|path| path.as_bytes().len() > FSCONFIG_VALUE_BYTES_MAX);
             let form = if long { OverlayForm::ShortNames } else { facts.overlay };
-            Ok(Step::MountOverlay(Box::new(Overlay { lowers, upper, work, volatile, form })))
+            let label = label.map(|label| text(label.as_bytes(), "linux.mountLabel")).transpose()?;
+            Ok(Step::MountOverlay(Box::new(Overlay { lowers, upper, work, volatile, label, form })))
         }
     }
 }

@@ -15,6 +15,10 @@ pub(crate) const MASK: &CStr = c"/mask";
 pub(crate) const NULL: &CStr = c"/null";
 /// The pod's `/dev/shm`.
 pub(crate) const SHM: &CStr = c"/shm";
+/// Where an image is for as long as a part of it is looked up, in a container's own copy of the mount namespace.
+pub(crate) const IMAGE: &CStr = c"/image";
+/// Where a container of a pod with a user namespace is put together, in its own copy of the mount namespace.
+pub(crate) const WORKSHOP: &CStr = c"/work";
 
 /// The host's null device, cloned in the host's mount namespace; 1:3 or an error. Read-only, which a device doesn't mind:
 /// `chmod` of a masked file would else change the host's own node.
@@ -26,21 +30,23 @@ pub(crate) fn clone_null() -> SysResult<OwnedFd> {
     Ok(tree)
 }
 
-/// Fills the caller's own mount namespace, a copy of the host's, with nothing but the above.
-pub(crate) fn build(null: BorrowedFd<'_>, shm_size: &CString) -> SysResult<()> {
+/// Fills the caller's own mount namespace, a copy of the host's, with nothing but the above. `proc` is for pods with a user
+/// namespace: there the kernel mounts a procfs only where one is in full view already.
+pub(crate) fn build(null: BorrowedFd<'_>, shm_size: &CString, proc: Option<BorrowedFd<'_>>) -> SysResult<()> {
     let quiet = Attributes::NO_SUID.and(Attributes::NO_DEV).and(Attributes::NO_EXEC);
     // Private, so that nothing done here reaches the host, and nothing of the host's arrives.
     mount::set_propagation_of_all(Propagation::Private)?;
     let top = mount::new_filesystem(c"tmpfs", &[(c"mode", Some(c"0755")), (c"size", Some(c"64k"))], quiet)?;
     let shm = mount::new_filesystem(c"tmpfs", &[(c"mode", Some(c"1777")), (c"size", Some(shm_size))], quiet)?;
     let mask = empty_read_only()?;
-    for directory in [c"root", c"mask", c"shm"] {
+    for directory in [c"root", c"mask", c"shm", c"image", c"work", c"proc"] {
         rootfs::make_directory(top.as_fd(), directory, 0o755)?;
     }
     rootfs::make_file(top.as_fd(), c"null", 0o644)?;
     let old = rootfs::open_host_directory(c"/")?;
     mount::attach(top.as_fd(), old.as_fd())?;
-    for (tree, name) in [(shm.as_fd(), c"shm"), (mask.as_fd(), c"mask"), (null, c"null")] {
+    let proc = proc.map(|proc| (proc, c"proc"));
+    for (tree, name) in [(shm.as_fd(), c"shm"), (mask.as_fd(), c"mask"), (null, c"null")].into_iter().chain(proc) {
         mount::attach(tree, rootfs::open_child(top.as_fd(), name)?.as_fd())?;
     }
     mount::pivot_into(top.as_fd())?;

@@ -1,21 +1,25 @@
 //! System-call filters: from the OCI profile language, or the built-in default, to a program. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use oci_spec::runtime::{
-    Arch, LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall,
-};
+use oci_spec::runtime::{LinuxSeccomp, LinuxSeccompAction, LinuxSeccompFilterFlag, LinuxSeccompOperator, LinuxSyscall};
 use runtime_sys::SysResult;
 use runtime_sys::privileges::Capabilities;
-use runtime_sys::seccomp::{LoadFlags, Program};
+use runtime_sys::seccomp::{INSTRUCTIONS_MAX, LoadFlags, Program};
 
 use crate::OciError;
 use crate::error::During;
 
+mod allows;
 mod assemble;
 mod default;
+mod multiplexed;
 mod names;
+mod widths;
+
+pub(crate) use allows::allows;
+use widths::{Width, width_of};
 
 /// Most rules of a profile; the largest in the wild has some hundred.
 const RULES_MAX: usize = 10_000;
@@ -45,6 +49,11 @@ impl Verdict {
         Self(Self::ERRNO | errno)
     }
 
+    /// Whether the call is made.
+    fn lets_through(self) -> bool {
+        self == Self::ALLOW || self == Self::LOG
+    }
+
     fn is_errno(self) -> bool {
         self.0 & 0xffff_0000 == Self::ERRNO
     }
@@ -63,6 +72,24 @@ enum Test {
     Masked(u64, u64),
 }
 
+impl Test {
+    /// The same where only some of the bits count. A value beyond them is cut as the kernel cuts the argument, but for an
+    /// order, where it is beyond them all.
+    fn within(self, width: Width) -> Self {
+        let mask = width.mask();
+        let always = Self::GreaterOrEqual(0);
+        let never = Self::Less(0);
+        match self {
+            Self::Equal(value) => Self::Equal(value & mask),
+            Self::NotEqual(value) => Self::NotEqual(value & mask),
+            Self::Masked(of, value) => Self::Masked(of & mask, value & mask),
+            Self::Less(value) | Self::LessOrEqual(value) if value > mask => always,
+            Self::Greater(value) | Self::GreaterOrEqual(value) if value > mask => never,
+            other => other,
+        }
+    }
+}
+
 /// One comparison.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Condition {
@@ -70,15 +97,6 @@ struct Condition {
     argument: u8,
     test: Test,
     width: Width,
-}
-
-/// How much of an argument the kernel itself looks at.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Width {
-    /// An `int`: the upper half may hold anything, and a test of it could be evaded.
-    Low,
-    /// All 64 bits.
-    Full,
 }
 
 /// All conditions hold: the verdict.
@@ -91,59 +109,39 @@ struct Rule {
 /// The rules of each call of one architecture; the first that matches decides.
 type Table = BTreeMap<u32, Vec<Rule>>;
 
-/// Call and argument: what the kernel takes as 32 bits.
-const INTS: [(&str, u8); 27] = [
-    ("socket", 0),
-    ("socket", 1),
-    ("socket", 2),
-    ("socketpair", 0),
-    ("socketpair", 1),
-    ("socketpair", 2),
-    ("socketcall", 0),
-    ("ipc", 0),
-    ("personality", 0),
-    ("ioctl", 0),
-    ("ioctl", 1),
-    ("fcntl", 0),
-    ("fcntl", 1),
-    ("prctl", 0),
-    ("arch_prctl", 0),
-    ("setns", 0),
-    ("setns", 1),
-    ("keyctl", 0),
-    ("bpf", 0),
-    ("seccomp", 0),
-    ("seccomp", 1),
-    ("kill", 0),
-    ("kill", 1),
-    ("setsockopt", 1),
-    ("setsockopt", 2),
-    ("open", 1),
-    ("openat", 2),
-];
+/// The number of a call.
+fn number_of(names: &[(&str, u32)], name: &str) -> Option<u32> {
+    names.binary_search_by_key(&name, |(known, _)| known).ok().map(|place| names[place].1)
+}
 
-/// Adds a rule for a name, where the architecture has the call.
-fn add(table: &mut Table, names: &[(&str, u32)], name: &str, rules: &[Rule]) {
-    if let Ok(place) = names.binary_search_by_key(&name, |(known, _)| known) {
-        table.entry(names[place].1).or_default().extend_from_slice(rules);
+/// Adds a rule for a name, where the architecture has the call; whether it has.
+fn add(table: &mut Table, names: &[(&str, u32)], name: &str, rules: &[Rule]) -> bool {
+    let number = number_of(names, name);
+    if let Some(number) = number {
+        table.entry(number).or_default().extend_from_slice(rules);
     }
+    number.is_some()
 }
 
-fn width_of(name: &str, argument: u8) -> Width {
-    if INTS.contains(&(name, argument)) { Width::Low } else { Width::Full }
+/// A profile, compiled.
+#[derive(Debug)]
+pub(crate) struct Compiled {
+    pub(crate) program: Program,
+    /// Calls that no architecture here has.
+    pub(crate) warning: Option<String>,
 }
 
-/// Compiles a profile.
-pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<Program, OciError> {
+/// Compiles a profile. Where several rules name a call, the first that matches decides.
+pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<Compiled, OciError> {
     let invalid = |what: String| OciError::invalid(format!("linux.seccomp: {what}"));
     let default = verdict(profile.default_action(), profile.default_errno_ret())?;
     let rules = profile.syscalls().as_deref().unwrap_or_default();
     if rules.len() > RULES_MAX {
         return Err(invalid(format!("more than {RULES_MAX} rules")));
     }
-    let compat = profile.architectures().iter().flatten().any(|arch| *arch == Arch::ScmpArchX86);
-    let mut native_table = Table::new();
-    let mut compat_table = compat.then(Table::new);
+    let (mut native, mut compat) = (Table::new(), Table::new());
+    let mut noted = multiplexed::Noted::default();
+    let mut unknown = BTreeSet::new();
     for rule in rules {
         if rule.names().len() > NAMES_MAX {
             return Err(invalid(format!("more than {NAMES_MAX} names in one rule")));
@@ -151,12 +149,21 @@ pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<Program, OciError> {
         let verdict = verdict(rule.action(), rule.errno_ret())?;
         for name in rule.names() {
             let parsed = alternatives(rule, name, verdict)?;
-            add(&mut native_table, names::NATIVE, name, &parsed);
-            if let Some(table) = &mut compat_table {
-                add(table, names::COMPAT, name, &parsed);
+            let known = add(&mut native, names::NATIVE, name, &parsed);
+            let known = add(&mut compat, names::COMPAT, name, &parsed) || known;
+            if !noted.take(name, &parsed) && !known && !names::is_of_another_machine(name) {
+                unknown.insert(name.as_str());
             }
         }
     }
+    noted.derive(&mut compat, default);
+    let compat = profile.architectures().iter().flatten().any(|arch| *arch == names::COMPAT_ARCH).then_some(compat);
+    let program = assemble::program(&native, compat.as_ref(), default, flags(profile))
+        .map_err(|_| invalid(format!("has more than {INSTRUCTIONS_MAX} instructions when it is translated")))?;
+    Ok(Compiled { program, warning: warning(&unknown) })
+}
+
+fn flags(profile: &LinuxSeccomp) -> LoadFlags {
     let mut flags = LoadFlags::default();
     for flag in profile.flags().iter().flatten() {
         match flag {
@@ -167,8 +174,18 @@ pub(crate) fn compile(profile: &LinuxSeccomp) -> Result<Program, OciError> {
             | LinuxSeccompFilterFlag::SeccompFilterFlagWaitKillableRecv => {}
         }
     }
-    assemble::program(&native_table, compat_table.as_ref(), default, flags)
-        .during(|| "compile linux.seccomp".to_owned())
+    flags
+}
+
+fn warning(unknown: &BTreeSet<&str>) -> Option<String> {
+    /// Names that are told; a profile for another machine would fill the log.
+    const TOLD_MAX: usize = 5;
+    let told: Vec<String> =
+        unknown.iter().take(TOLD_MAX).map(|name| name.chars().take(64).collect::<String>()).collect();
+    let more = if unknown.len() > TOLD_MAX { ", …" } else { "" };
+    (!told.is_empty()).then(|| {
+        format!("{} names of the seccomp profile are no system calls known here: {told:?}{more}", unknown.len())
+    })
 }
 
 fn verdict(action: LinuxSeccompAction, errno: Option<u32>) -> Result<Verdict, OciError> {
@@ -199,6 +216,7 @@ fn alternatives(rule: &LinuxSyscall, name: &str, verdict: Verdict) -> Result<Vec
             OciError::invalid(format!("linux.seccomp: {name}: a call has six arguments, not {}", arg.index()))
         })?;
         let value = arg.value();
+        let width = width_of(name, argument);
         let test = match arg.op() {
             LinuxSeccompOperator::ScmpCmpEq => Test::Equal(value),
             LinuxSeccompOperator::ScmpCmpNe => Test::NotEqual(value),
@@ -208,7 +226,7 @@ fn alternatives(rule: &LinuxSyscall, name: &str, verdict: Verdict) -> Result<Vec
             LinuxSeccompOperator::ScmpCmpGe => Test::GreaterOrEqual(value),
             LinuxSeccompOperator::ScmpCmpMaskedEq => Test::Masked(value, arg.value_two().unwrap_or(0)),
         };
-        conditions.push(Condition { argument, test, width: width_of(name, argument) });
+        conditions.push(Condition { argument, test: test.within(width), width });
     }
     let twice = conditions
         .iter()

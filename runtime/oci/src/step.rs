@@ -5,6 +5,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
+use runtime_sys::emerge::Load;
 use runtime_sys::mount::{Attributes, Depth, Propagation};
 use runtime_sys::privileges::Capabilities;
 use runtime_sys::process::{Limit, Namespaces, Resource, StringList};
@@ -12,6 +13,8 @@ use runtime_sys::rootfs::Node;
 use runtime_sys::seccomp::Program;
 
 use crate::input::Volatile;
+use crate::launch::Object;
+use crate::users::{MappedLayers, MappedOverlay, Namespace};
 
 /// Where a tree is kept between being made in the host's mount namespace and being attached in the container's.
 pub(crate) type Slot = usize;
@@ -35,6 +38,8 @@ pub(crate) enum Step {
     CloneRoot(CString),
     /// A volume's source, in the host's mount namespace. May sleep for as long as its file system likes.
     CloneSource(Box<Source>),
+    /// An image as a volume, in the host's mount namespace: its layers' paths are the host's.
+    MountImage { slot: Slot, layers: Box<ImageLayers> },
     /// The container's own cgroup directory of one hierarchy.
     CloneGroup { slot: Slot, directory: OwnedFd, attributes: Attributes },
     /// A namespace of the pod.
@@ -77,6 +82,30 @@ pub(crate) enum Step {
     HostName(String),
     /// Domain name of a UTS namespace of its own.
     DomainName(String),
+    /// What a security module confines the program to, from `execve` on.
+    Confine { module: Module, label: String },
+    /// The layers of an overlay, in the host's mount namespace, their owners seen through a user namespace.
+    CloneLayers(Box<MappedLayers>),
+    /// The owners of a kept tree are seen through a user namespace.
+    MapOwners { slot: Slot, path: CString, depth: Depth, users: Namespace },
+    /// A place to put things together, in a mount namespace that is the host root's still.
+    Workshop,
+    /// The overlay of the cloned layers.
+    MountLayers(Box<MappedOverlay>),
+    /// A file system of a namespace that was joined, made with the host root's rights.
+    MakeTree { slot: Slot, kind: CString, options: Vec<(CString, Option<CString>)>, attributes: Attributes },
+    /// A device node, which nobody in a user namespace can make; kept to be bound.
+    MakeNode { slot: Slot, node: Node },
+    /// And bound.
+    BindNode { slot: Slot, directory: CString, name: CString },
+    /// The pipes become a user's while this is the host's root.
+    GiveStreams { uid: u32, gid: u32 },
+    /// The pod's user namespace, as its root.
+    EnterUsers(Namespace),
+    /// Namespaces that the user namespace owns.
+    Unshare(Namespaces),
+    /// The same, of which one is for children alone: a new process takes all steps that follow, and this one ends.
+    GoOnIn(Namespaces),
     /// The three streams.
     Stdio { uid: u32 },
     /// Resource limits.
@@ -97,10 +126,20 @@ pub(crate) enum Step {
     Umask(u32),
     /// Tells the parent that only the program is missing, and waits where that was asked for.
     Announce,
+    /// A copy of the process is born in the process-id namespace that was joined, takes all steps that follow, and nothing
+    /// else; this one ends.
+    Emerge(Load),
     /// The filter.
     Seccomp(Arc<Program>),
     /// The program.
     Execute(Box<Command>),
+}
+
+/// A security module of the kernel.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Module {
+    AppArmor,
+    Selinux,
 }
 
 /// Whether a terminal is also `/dev/console`.
@@ -118,6 +157,8 @@ pub(crate) struct Overlay {
     pub(crate) upper: CString,
     pub(crate) work: CString,
     pub(crate) volatile: Volatile,
+    /// SELinux's for its files.
+    pub(crate) label: Option<CString>,
     pub(crate) form: OverlayForm,
 }
 
@@ -136,11 +177,36 @@ pub(crate) struct Source {
     pub(crate) slot: Slot,
     pub(crate) path: CString,
     pub(crate) depth: Depth,
+    /// For this mount and those below.
+    pub(crate) all: Change,
+    /// For this mount alone.
+    pub(crate) top: Change,
+    pub(crate) propagation: Propagation,
+    /// What lay there when the container was created.
+    pub(crate) seen: Option<Object>,
+}
+
+/// Attributes of a mount that become others.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(crate) struct Change {
     pub(crate) set: Attributes,
     pub(crate) clear: Attributes,
-    /// Whether the attributes hold for the mounts below as well.
-    pub(crate) reach: Depth,
-    pub(crate) propagation: Propagation,
+}
+
+impl Change {
+    pub(crate) fn is_empty(self) -> bool {
+        self.set.is_empty() && self.clear.is_empty()
+    }
+}
+
+/// Read-only layers.
+#[derive(Debug)]
+pub(crate) struct ImageLayers {
+    /// The topmost first.
+    pub(crate) lowers: Vec<CString>,
+    /// SELinux's for its files.
+    pub(crate) label: Option<CString>,
+    pub(crate) form: OverlayForm,
 }
 
 /// Something to be mounted in the root.
@@ -166,6 +232,10 @@ pub(crate) enum What {
     New { kind: CString, options: Vec<(CString, Option<CString>)>, attributes: Attributes },
     /// A tree made before.
     Tree(Slot),
+    /// An image, or what lies at a path in it.
+    Image { slot: Slot, sub_path: Option<CString>, attributes: Attributes },
+    /// One of the kernel's own file systems, made before.
+    Kernels(Slot),
     /// The pod's `/dev/shm`.
     PodShm(Attributes),
     /// A tmpfs with a directory for each cgroup hierarchy.
@@ -197,6 +267,7 @@ impl fmt::Display for Step {
             }
             Self::CloneRoot(path) => write!(f, "take {path:?} as root"),
             Self::CloneSource(source) => write!(f, "open mount source {:?}", source.path),
+            Self::MountImage { layers, .. } => write!(f, "mount an image of {} layers", layers.lowers.len()),
             Self::CloneGroup { .. } => f.write_str("open the container's cgroup"),
             Self::Join(_, namespace) => write!(f, "join the pod's {} namespace", namespace_name(*namespace)),
             Self::JoinProcess(..) => f.write_str("join the container's namespaces"),
@@ -210,6 +281,8 @@ impl fmt::Display for Step {
                     write!(f, "mount {} at {:?}", kind.to_string_lossy(), target.destination)
                 }
                 What::Tree(_) => write!(f, "mount the volume at {:?}", target.destination),
+                What::Image { .. } => write!(f, "mount the image at {:?}", target.destination),
+                What::Kernels(_) => write!(f, "mount the kernel's file system at {:?}", target.destination),
                 What::PodShm(_) => write!(f, "mount the pod's shared memory at {:?}", target.destination),
                 What::Groups { .. } => write!(f, "mount the cgroups at {:?}", target.destination),
             },
@@ -226,6 +299,20 @@ impl fmt::Display for Step {
             Self::TakeRoot => f.write_str("open the container's root"),
             Self::HostName(name) => write!(f, "set host name {name:?}"),
             Self::DomainName(name) => write!(f, "set domain name {name:?}"),
+            Self::Confine { module: Module::AppArmor, label } => write!(f, "set AppArmor profile {label:?}"),
+            Self::Confine { module: Module::Selinux, label } => write!(f, "set SELinux label {label:?}"),
+            Self::CloneLayers(_) => f.write_str("open the image's layers"),
+            Self::MapOwners { path, .. } => write!(f, "map the owners of mount source {path:?}"),
+            Self::Workshop => f.write_str("make a place for the root"),
+            Self::MountLayers(_) => f.write_str("mount the overlay of layers with mapped owners"),
+            Self::MakeTree { kind, .. } => write!(f, "make a {} file system", kind.to_string_lossy()),
+            Self::MakeNode { node, .. } => write!(f, "make device node {:?}", node.kind),
+            Self::BindNode { directory, name, .. } => {
+                write!(f, "mount device {}/{}", directory.to_string_lossy(), name.to_string_lossy())
+            }
+            Self::GiveStreams { uid, .. } => write!(f, "give the standard streams to user {uid} of the host"),
+            Self::EnterUsers(_) => f.write_str("enter the pod's user namespace"),
+            Self::Unshare(_) | Self::GoOnIn(_) => f.write_str("make namespaces in the pod's user namespace"),
             Self::Stdio { .. } => f.write_str("set standard input, output and error"),
             Self::Limits(_) => f.write_str("set the resource limits"),
             Self::DropBounding { .. } => f.write_str("drop capabilities from the bounding set"),
@@ -236,6 +323,7 @@ impl fmt::Display for Step {
             Self::NoNewPrivileges => f.write_str("set no_new_privs"),
             Self::Umask(_) => f.write_str("close all other descriptors"),
             Self::Announce => f.write_str("wait for the start"),
+            Self::Emerge(_) => f.write_str("begin a process in the container's process-id namespace"),
             Self::Seccomp(_) => f.write_str("load the system-call filter"),
             Self::Execute(program) => write!(f, "execute {:?}", program.name),
         }

@@ -10,6 +10,7 @@ use runtime_sys::pty::WindowSize;
 use runtime_sys::seccomp::Program;
 use runtime_wire::{ContainerSpec, ContainerState, Exit, Phase, ProcessIdentity, Stdin};
 
+use crate::attach::Attachments;
 use crate::convert::identity;
 use crate::log::LogFile;
 use crate::stdio::OutputStream;
@@ -33,6 +34,8 @@ pub(crate) struct Container {
     pub(crate) terminal: Terminal,
     /// For execs that name none.
     pub(crate) oom_score_adj: i32,
+    /// A process of it may have the right to look into others of the pod.
+    pub(crate) may_trace: bool,
     pub(crate) stage: Stage,
 }
 
@@ -73,6 +76,8 @@ pub(crate) struct Live {
     pub(crate) outputs: [Option<OutputStream>; 2],
     /// The writing end of standard input, or the terminal, for clients that attach.
     pub(crate) input: Option<OwnedFd>,
+    /// Who watches its output.
+    pub(crate) attached: Attachments,
 }
 
 /// A container whose first process has ended.

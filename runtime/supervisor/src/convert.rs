@@ -1,11 +1,15 @@
 //! From the wire's words to the container library's, and from its errors back.
 
-use oci_spec::runtime::{Mount, Spec};
+use oci_spec::runtime::{LinuxNamespaceType, Mount, Spec};
 use runtime_oci::{
-    ErrorKind, Input, Joins, OciError, PidNamespace, PodSpec, Process, RootSource, SeccompChoice, Volatile,
+    ErrorKind, ImageVolume, Input, Joins, OciError, PidNamespace, PodSpec, Process, RootSource, SeccompChoice,
+    Volatile, Volumes,
 };
 use runtime_sys::pty::WindowSize;
-use runtime_wire::{ContainerSpec, Failure, FailureKind, PidMode, ProcessIdentity, Root, SandboxSpec, Seccomp};
+use runtime_sys::userns::{IdMap, IdRange};
+use runtime_wire::{
+    ContainerSpec, Failure, FailureKind, IdMappings, PidMode, ProcessIdentity, Root, SandboxSpec, Seccomp,
+};
 
 use crate::container::Terminal;
 
@@ -30,7 +34,7 @@ pub(crate) fn oci_failure(operation: &str, error: &OciError) -> Failure {
     let kind = match error.kind() {
         ErrorKind::Invalid => FailureKind::Invalid,
         ErrorKind::CannotExecute => FailureKind::CannotExecute,
-        ErrorKind::Gone => FailureKind::Refused,
+        ErrorKind::Gone | ErrorKind::InUse => FailureKind::Refused,
         ErrorKind::Kernel => FailureKind::Kernel,
     };
     failure(kind, format!("{operation}: {error}"))
@@ -53,10 +57,17 @@ pub(crate) fn pod_spec(spec: &SandboxSpec) -> PodSpec {
         cgroup: spec.cgroup.clone(),
         sysctls: spec.sysctls.clone(),
         shm_bytes: spec.shm_bytes,
+        users: spec.user.map(id_map),
     }
 }
 
-pub(crate) fn input(spec: &ContainerSpec, joins: Joins) -> Input<'_> {
+fn id_map(mappings: IdMappings) -> IdMap {
+    let range =
+        |range: runtime_wire::IdRange| IdRange { inside: range.container, outside: range.host, length: range.length };
+    IdMap { uids: range(mappings.uids), gids: range(mappings.gids) }
+}
+
+pub(crate) fn input<'a>(spec: &'a ContainerSpec, joins: Joins, volumes: Volumes<'a>) -> Input<'a> {
     let Root::Overlay { lowers, upper, work, volatile } = &spec.root;
     let volatile = if *volatile { Volatile::Yes } else { Volatile::No };
     Input {
@@ -69,7 +80,17 @@ pub(crate) fn input(spec: &ContainerSpec, joins: Joins) -> Input<'_> {
             Seccomp::Spec => SeccompChoice::Spec,
         },
         joins,
+        volumes,
     }
+}
+
+/// The images that are volumes.
+pub(crate) fn images(spec: &ContainerSpec) -> Vec<ImageVolume> {
+    let one = |image: &runtime_wire::ImageVolume| ImageVolume {
+        lowers: image.lowers.clone(),
+        sub_path: image.sub_path.clone(),
+    };
+    spec.image_volumes.iter().map(one).collect()
 }
 
 /// The terminal that a process asks for.
@@ -88,6 +109,12 @@ pub(crate) fn terminal(process: &oci_spec::runtime::Process) -> Terminal {
 pub(crate) fn sources(spec: &Spec) -> impl Iterator<Item = String> {
     let mounts = spec.mounts().iter().flatten();
     mounts.filter(|mount| is_bind(mount)).filter_map(|mount| Some(mount.source().as_ref()?.display().to_string()))
+}
+
+/// Whether it lists a process-id namespace of its own.
+pub(crate) fn has_own_processes(spec: &Spec) -> bool {
+    let listed = spec.linux().iter().filter_map(|linux| linux.namespaces().as_ref()).flatten();
+    listed.into_iter().any(|namespace| namespace.typ() == LinuxNamespaceType::Pid)
 }
 
 /// Whether anything must be looked at before the container is made.

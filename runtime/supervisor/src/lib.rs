@@ -11,6 +11,7 @@
 //! written is counted and thrown away. Memory that only a burst needed is given back when the burst is over, since this
 //! process exists once per pod.
 
+mod attach;
 mod clock;
 mod connection;
 mod container;

@@ -9,6 +9,7 @@ use runtime_sys::SysError;
 use runtime_sys::stdio::{Pipe, grow_pipe, null_device, pipe};
 use runtime_wire::Stdin;
 
+use crate::attach::Attachments;
 use crate::clock;
 use crate::log::{LineSplitter, LogFile, Stamp, StreamName};
 
@@ -62,6 +63,16 @@ pub(crate) struct OutputStream {
     splitter: LineSplitter,
 }
 
+/// Where a stream's bytes go.
+#[derive(Debug)]
+pub(crate) struct Readers<'a> {
+    /// The log, if one is kept.
+    pub(crate) log: Option<&'a mut LogFile>,
+    /// The clients, and which of the container's streams this one is for them.
+    pub(crate) attached: &'a mut Attachments,
+    pub(crate) stream: usize,
+}
+
 /// What a turn of pumping came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Pumped {
@@ -81,8 +92,10 @@ impl OutputStream {
         self.source.as_fd()
     }
 
-    /// Moves what is there into the log, at most [`PUMP_BYTES_PER_TURN`] bytes. Without a log it is thrown away.
-    pub(crate) fn pump(&mut self, log: Option<&mut LogFile>, buffers: &mut Buffers) -> Pumped {
+    /// Moves what is there into the log and to the clients, at most [`PUMP_BYTES_PER_TURN`] bytes. Without either it is
+    /// thrown away.
+    pub(crate) fn pump(&mut self, readers: Readers<'_>, buffers: &mut Buffers) -> Pumped {
+        let Readers { log, attached, stream } = readers;
         let mut sink = Sink { log, lines: std::mem::take(&mut buffers.lines) };
         buffers.read.resize(READ_BYTES, 0);
         let mut total = 0;
@@ -94,6 +107,7 @@ impl OutputStream {
                     total += count;
                     let bytes = buffers.read.get(..count).unwrap_or_default();
                     sink.take(&mut self.splitter, bytes, &mut buffers.stamp);
+                    attached.take(stream, bytes);
                     if count == READ_BYTES {
                         continue;
                     }
@@ -164,8 +178,9 @@ pub(crate) struct Ends {
     pub(crate) input: Option<OwnedFd>,
 }
 
-/// Makes the streams of a container without a terminal. `user` may open its own streams again by `/dev/stdout`.
-pub(crate) fn pipes(stdin: Stdin, user: u32, logged: Logged) -> Result<Ends, SysError> {
+/// Makes the streams of a container without a terminal: pipes also where no log is kept, for clients that attach.
+/// `user` may open its own streams again by `/dev/stdout`.
+pub(crate) fn pipes(stdin: Stdin, user: u32) -> Result<Ends, SysError> {
     let (their_stdin, input) = match stdin {
         Stdin::Closed => (null_device()?, None),
         Stdin::Open | Stdin::Once => {
@@ -175,9 +190,6 @@ pub(crate) fn pipes(stdin: Stdin, user: u32, logged: Logged) -> Result<Ends, Sys
     };
     let mut outputs = Vec::new();
     let mut output = |name| -> Result<OwnedFd, SysError> {
-        if logged == Logged::No {
-            return null_device();
-        }
         let Pipe { reader, writer } = pipe()?;
         grow_pipe(reader.as_fd(), PIPE_BYTES)?;
         runtime_sys::socket::set_nonblocking(reader.as_fd())?;
@@ -187,15 +199,6 @@ pub(crate) fn pipes(stdin: Stdin, user: u32, logged: Logged) -> Result<Ends, Sys
     let stdout = output(StreamName::Stdout)?;
     let stderr = output(StreamName::Stderr)?;
     Ok(Ends { theirs: runtime_oci::Stdio::Pipes { stdin: their_stdin, stdout, stderr }, outputs, input })
-}
-
-/// Whether a container's output is kept.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Logged {
-    /// In a log.
-    Yes,
-    /// It is thrown away.
-    No,
 }
 
 /// `fchown` of a pipe to the user who is to use it: without it a program that isn't root can't open `/dev/stdout`. What

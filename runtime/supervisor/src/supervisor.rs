@@ -1,11 +1,13 @@
 //! The event loop and everything it knows.
 
+mod attaches;
 mod children;
 mod deadlines;
 mod execs;
 mod lifecycle;
 mod requests;
 mod stop;
+mod updates;
 
 use std::collections::BTreeMap;
 use std::os::fd::{AsFd, OwnedFd};
@@ -22,9 +24,10 @@ use crate::clock;
 use crate::connection::{Connection, ConnectionError, Received};
 use crate::container::{Container, Look};
 use crate::exec::Exec;
-use crate::stdio::{Buffers, Pumped};
+use crate::stdio::{Buffers, Pumped, Readers};
 use crate::warn::warn;
 use stop::Stopping;
+use updates::Updating;
 
 /// Most connections at once: a node has one or two; the rest is for its successors while it dies.
 const CONNECTIONS_MAX: usize = 16;
@@ -80,6 +83,7 @@ pub(crate) struct Supervisor {
     sandbox: Option<Sandbox>,
     containers: BTreeMap<u64, Container>,
     execs: BTreeMap<u64, Exec>,
+    updates: BTreeMap<u64, Updating>,
     remains: Vec<Remains>,
     stopping: Option<Stopping>,
     /// `Hello`s that are answered once no container is between two phases.
@@ -110,6 +114,10 @@ enum Token {
     Stdout(u64),
     Stderr(u64),
     Exec(u64),
+    /// A pipe of an attached client.
+    Client(u64),
+    /// A change of limits.
+    Update(u64),
 }
 
 /// Bits of a token that hold the object's number: enough for a thousand execs a second over two million years.
@@ -125,6 +133,8 @@ impl Token {
             Token::Stdout(number) => (4, number),
             Token::Stderr(number) => (5, number),
             Token::Exec(number) => (6, number),
+            Token::Client(number) => (7, number),
+            Token::Update(number) => (8, number),
         };
         kind << NUMBER_BITS | number
     }
@@ -139,6 +149,8 @@ impl Token {
             4 => Token::Stdout(number),
             5 => Token::Stderr(number),
             6 => Token::Exec(number),
+            7 => Token::Client(number),
+            8 => Token::Update(number),
             _ => return None,
         })
     }
@@ -158,6 +170,7 @@ impl Supervisor {
             sandbox: None,
             containers: BTreeMap::new(),
             execs: BTreeMap::new(),
+            updates: BTreeMap::new(),
             remains: Vec::new(),
             stopping: None,
             hellos: Vec::new(),
@@ -194,6 +207,8 @@ impl Supervisor {
             Some(Token::Stdout(number)) => self.pump(number, 0),
             Some(Token::Stderr(number)) => self.pump(number, 1),
             Some(Token::Exec(number)) => self.progress_exec(number),
+            Some(Token::Client(number)) => self.client_left(number),
+            Some(Token::Update(number)) => self.progress_update(number),
             None => {}
         }
     }
@@ -347,20 +362,26 @@ impl Supervisor {
         }
     }
 
-    /// Moves a stream's bytes to the log.
+    /// Moves a stream's bytes to the log and to the clients.
     fn pump(&mut self, number: u64, stream: usize) {
         self.tidy_soon();
         let Some(live) = self.containers.get_mut(&number).and_then(Container::live) else { return };
         let Some(output) = live.outputs.get_mut(stream) else { return };
         let Some(open) = output else { return };
-        if open.pump(live.log.as_mut(), &mut self.buffers) == Pumped::Open {
+        let readers = Readers { log: live.log.as_mut(), attached: &mut live.attached, stream };
+        if open.pump(readers, &mut self.buffers) == Pumped::Open {
             return;
         }
+        let mut clients = Vec::new();
         if let Some(ended) = output.take() {
             if let Err(error) = self.epoll.remove(ended.descriptor()) {
                 warn(error);
             }
             ended.finish(live.log.as_mut(), &mut self.buffers);
+            clients = live.attached.end(stream);
+        }
+        if let Some(container) = self.containers.get(&number) {
+            clients.into_iter().for_each(|client| self.detach(&container.id, client));
         }
         self.finish_if_over(number, clock::now());
     }
@@ -389,7 +410,15 @@ mod tests {
     #[test]
     fn a_token_comes_back_as_it_went() {
         let number = (1 << NUMBER_BITS) - 1;
-        let numbered = [Token::Connection, Token::Progress, Token::Stdout, Token::Stderr, Token::Exec];
+        let numbered = [
+            Token::Connection,
+            Token::Progress,
+            Token::Stdout,
+            Token::Stderr,
+            Token::Exec,
+            Token::Client,
+            Token::Update,
+        ];
         for token in numbered.into_iter().map(|token| token(number)).chain([Token::Listener, Token::Signals]) {
             assert_eq!(Token::unpack(token.pack()), Some(token));
         }

@@ -14,8 +14,10 @@ use crate::error::{SysError, SysResult};
 use crate::procfs::{self, Mount, write_once};
 use crate::rootfs::c_path;
 
+mod figures;
 mod usage;
-pub use usage::Usage;
+pub use figures::{DeviceTraffic, Figures, HugePages, Limits, MemoryFigures, Throttling, huge_page_sizes};
+pub use usage::{Pressure, Stall, StallTime, Swap, USAGE_CONTROLLERS, Usage};
 
 /// Controllers of version 1 that are used; a hierarchy with none of them (`name=systemd`) is left alone.
 const CONTROLLERS_V1: [&str; 12] = [
@@ -154,6 +156,18 @@ impl Cgroup {
     /// Opens one that is there, in as many hierarchies as it is in; `ENOENT` when it is in none.
     pub fn open(path: &Path) -> SysResult<Self> {
         let group = Self::in_each(path, |_| true, Found::Open)?;
+        if group.directories.iter().all(Option::is_none) {
+            return Err(SysError::new(format!("open(cgroup {path:?})"), libc::ENOENT));
+        }
+        Ok(group)
+    }
+
+    /// The same in the hierarchies of `controllers` alone, for who reads a few files of many groups.
+    pub fn open_for(path: &Path, controllers: &[&str]) -> SysResult<Self> {
+        let wanted = |hierarchy: &Hierarchy| {
+            hierarchy.controllers.is_empty() || controllers.iter().any(|controller| hierarchy.has(controller))
+        };
+        let group = Self::in_each(path, wanted, Found::Open)?;
         if group.directories.iter().all(Option::is_none) {
             return Err(SysError::new(format!("open(cgroup {path:?})"), libc::ENOENT));
         }

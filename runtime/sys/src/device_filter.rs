@@ -94,7 +94,8 @@ const AND: u8 = 0x54;
 const SHIFT_RIGHT: u8 = 0x74;
 const SET: u8 = 0xb4;
 const MOVE: u8 = 0xbc;
-/// 32-bit "jump if not equal": to an immediate, to a register.
+/// 32-bit "jump if equal" to an immediate, "jump if not equal" to an immediate, to a register.
+const EQUAL: u8 = 0x16;
 const NOT_EQUAL: u8 = 0x56;
 const NOT_EQUAL_REGISTER: u8 = 0x5e;
 const EXIT: u8 = 0x95;
@@ -119,11 +120,13 @@ fn assemble(rules: &[DeviceRule]) -> Vec<Instruction> {
             tests.push(instruction(NOT_EQUAL, 2, 0, 0, if kind == DeviceKind::Block { 1 } else { 2 }));
         }
         if rule.access != Access::ALL {
-            // An allowance covers what asks for no more; a denial meets what asks for any of it, which for a list that
-            // begins with "deny all" is the same test, so one form does.
+            // An allowance covers what asks for no more; a denial meets what asks for any of it.
             tests.push(instruction(MOVE, 1, 3, 0, 0));
             tests.push(instruction(AND, 1, 0, 0, i32::try_from(rule.access.0).expect("three bits")));
-            tests.push(instruction(NOT_EQUAL_REGISTER, 1, 3, 0, 0));
+            tests.push(match rule.verdict {
+                Verdict::Allow => instruction(NOT_EQUAL_REGISTER, 1, 3, 0, 0),
+                Verdict::Deny => instruction(EQUAL, 1, 0, 0, 0),
+            });
         }
         for (register, number) in [(4, rule.major), (5, rule.minor)] {
             if let Some(number) = number {
@@ -131,8 +134,9 @@ fn assemble(rules: &[DeviceRule]) -> Vec<Instruction> {
             }
         }
         let length = tests.len();
+        let certain = length == 0;
         for (place, mut test) in tests.into_iter().enumerate() {
-            if test.code == NOT_EQUAL || test.code == NOT_EQUAL_REGISTER {
+            if [EQUAL, NOT_EQUAL, NOT_EQUAL_REGISTER].contains(&test.code) {
                 // Over the tests that are left and the two instructions of the verdict.
                 test.offset = i16::try_from(length - place - 1 + 2).expect("a rule has at most six tests");
             }
@@ -140,6 +144,10 @@ fn assemble(rules: &[DeviceRule]) -> Vec<Instruction> {
         }
         program.push(instruction(SET, 0, 0, 0, i32::from(rule.verdict == Verdict::Allow)));
         program.push(instruction(EXIT, 0, 0, 0, 0));
+        if certain {
+            // The kernel refuses a program with instructions that nothing leads to.
+            return program;
+        }
     }
     program.push(instruction(SET, 0, 0, 0, 0));
     program.push(instruction(EXIT, 0, 0, 0, 0));

@@ -18,6 +18,7 @@ mod attributes;
 mod list;
 mod sync;
 mod tree;
+mod usage;
 
 pub use attributes::{
     Kind, Metadata, Time, fchmod, fchmodat, fchown, fchownat, fgetxattr, flistxattr, fsetxattr, fstat, fstatat,
@@ -26,6 +27,7 @@ pub use attributes::{
 pub use list::{DirectoryEntry, read_directory};
 pub use sync::{FsSpace, LockKind, fallocate, fdatasync, flock, flock_patiently, fstatfs, fsync, ftruncate, syncfs};
 pub use tree::remove_tree;
+pub use usage::{TreeLimits, TreeUsage, device_name, device_numbers, tree_usage};
 
 /// How a file is opened; `|` joins. `O_CLOEXEC` and `O_NOCTTY` are always set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

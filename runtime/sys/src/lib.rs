@@ -10,6 +10,7 @@
 pub mod cgroup;
 pub mod clock;
 pub mod device_filter;
+pub mod emerge;
 pub mod epoll;
 pub mod error;
 pub mod features;
@@ -17,8 +18,11 @@ pub mod fs;
 pub mod memfd;
 pub mod memory;
 pub mod mount;
+pub mod netdev;
 pub mod netns;
+pub mod openfiles;
 pub mod pause;
+pub mod place;
 pub mod privileges;
 pub mod process;
 pub mod procfs;
@@ -29,5 +33,6 @@ pub mod signals;
 pub mod socket;
 pub mod stdio;
 pub mod sync;
+pub mod userns;
 
 pub use error::{SysError, SysResult};

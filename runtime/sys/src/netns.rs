@@ -43,6 +43,16 @@ impl fmt::Display for VisitError {
 
 impl std::error::Error for VisitError {}
 
+impl VisitError {
+    /// The call that failed.
+    #[must_use]
+    pub fn into_call(self) -> SysError {
+        match self {
+            Self::Enter(error) | Self::Stranded(error) | Self::Thread(error) => error,
+        }
+    }
+}
+
 /// The calling thread's home, to which it returns after each visit. Belongs to one thread and stays there.
 #[derive(Debug)]
 pub struct Visitor {
@@ -153,6 +163,15 @@ pub enum Transport {
     Udp,
     /// `SOCK_STREAM`, `IPPROTO_SCTP`.
     Sctp,
+}
+
+/// `socket(AF_INET or AF_INET6, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)`, of the calling thread's namespace for as long
+/// as it lives. The family is the address's.
+/// <https://man7.org/linux/man-pages/man2/socket.2.html>
+pub fn tcp_socket(family: IpAddr) -> SysResult<OwnedFd> {
+    let family = if family.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC | SocketFlags::NONBLOCK, None)
+        .map_err(|errno| SysError::new(format!("socket({family:?}, SOCK_STREAM)"), errno.raw_os_error()))
 }
 
 /// `socket`, `bind`, `close`: whether a socket of the calling thread's namespace has the port. `EADDRINUSE` says so; for

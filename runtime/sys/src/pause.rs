@@ -15,7 +15,7 @@ use crate::seccomp::{Instruction, Program};
 const FILTER_MAX: usize = 64;
 
 /// Most mappings that are emptied.
-const MAPPINGS_MAX: usize = 64;
+pub(crate) const MAPPINGS_MAX: usize = 64;
 
 /// `ioctl(SIOCSIFFLAGS, "lo", IFF_UP)` in the calling thread's network namespace: the kernel gives it its addresses.
 /// <https://man7.org/linux/man-pages/man7/netdevice.7.html>
@@ -65,15 +65,19 @@ fn wipe_list(proc: &ProcHandle) -> SysResult<Wipe> {
     // environment lie side by side. They read as 0 without the right to trace, and then nothing is zeroed.
     let field = |number: usize| fields.get(number - 3).and_then(|text| text.parse::<usize>().ok()).unwrap_or(0);
     let strings = (field(48), field(51));
-    let maps = fs::File::from(proc.open_namespace(c"self/maps")?);
-    let maps = std::io::read_to_string(maps).map_err(|error| SysError::from_io("read(\"/proc/self/maps\")", &error))?;
-    let here = ptr::from_ref(&strings).expose_provenance();
     let mut wipe = Wipe { strings, mappings: [(0, 0); MAPPINGS_MAX] };
-    let ranges = maps.lines().filter_map(private_memory).filter(|range| !(range.0..range.1).contains(&here));
-    for (place, range) in wipe.mappings.iter_mut().zip(ranges) {
+    for (place, range) in wipe.mappings.iter_mut().zip(private_mappings(proc)?) {
         *place = range;
     }
     Ok(wipe)
+}
+
+/// The calling process's heap and its other writable anonymous memory, without its stack.
+pub(crate) fn private_mappings(proc: &ProcHandle) -> SysResult<Vec<(usize, usize)>> {
+    let maps = fs::File::from(proc.open_namespace(c"self/maps")?);
+    let maps = std::io::read_to_string(maps).map_err(|error| SysError::from_io("read(\"/proc/self/maps\")", &error))?;
+    let here = ptr::from_ref(&maps).expose_provenance();
+    Ok(maps.lines().filter_map(private_memory).filter(|range| !(range.0..range.1).contains(&here)).collect())
 }
 
 /// The range of a line of `maps` that is the heap or other writable anonymous memory. The program's own data has a file's

@@ -75,13 +75,29 @@ pub fn bounding() -> SysResult<Capabilities> {
 }
 
 #[repr(C)]
-struct CapHeader {
+pub(crate) struct CapHeader {
     version: u32,
     pid: i32,
 }
 
+impl CapHeader {
+    /// Version 3, of the calling thread.
+    pub(crate) fn own() -> Self {
+        Self { version: 0x2008_0522, pid: 0 }
+    }
+}
+
+/// Effective, permitted and inheritable capabilities as `capset` takes them.
+pub(crate) fn capability_words([effective, permitted, inheritable]: [Capabilities; 3]) -> [CapData; 2] {
+    [0, 1].map(|half| CapData {
+        effective: effective.word(half),
+        permitted: permitted.word(half),
+        inheritable: inheritable.word(half),
+    })
+}
+
 #[repr(C)]
-struct CapData {
+pub(crate) struct CapData {
     effective: u32,
     permitted: u32,
     inheritable: u32,
@@ -90,12 +106,8 @@ struct CapData {
 /// `capset(version 3, 0, …)`.
 /// <https://man7.org/linux/man-pages/man2/capset.2.html>
 pub fn set_capabilities(effective: Capabilities, permitted: Capabilities, inheritable: Capabilities) -> SysResult<()> {
-    let mut header = CapHeader { version: 0x2008_0522, pid: 0 };
-    let data = [0, 1].map(|half| CapData {
-        effective: effective.word(half),
-        permitted: permitted.word(half),
-        inheritable: inheritable.word(half),
-    });
+    let mut header = CapHeader::own();
+    let data = capability_words([effective, permitted, inheritable]);
     // SAFETY: version 3 reads a header and two data structures, which live here.
     let answer = unsafe { libc::syscall(libc::SYS_capset, &raw mut header, data.as_ptr()) };
     checked(answer, || format!("capset({:#x}, {:#x}, {:#x})", effective.0, permitted.0, inheritable.0)).map(drop)

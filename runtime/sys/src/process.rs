@@ -23,6 +23,8 @@ impl Namespaces {
     pub const UTS: Self = Self(0x0400_0000);
     /// System V IPC and POSIX message queues.
     pub const IPC: Self = Self(0x0800_0000);
+    /// Users and groups; owns what is made after it.
+    pub const USER: Self = Self(0x1000_0000);
     /// Process ids; takes effect for children.
     pub const PID: Self = Self(0x2000_0000);
     /// Network.
@@ -103,13 +105,9 @@ impl Drop for EndOfChild {
 /// The caller must be single-threaded, or `body` must not allocate: the child has the locks of the other threads as
 /// they were. Descriptors are copied, so the parent drops what only the child needs.
 pub fn clone3(namespaces: Namespaces, cgroup: Option<BorrowedFd<'_>>, body: impl FnOnce() -> i32) -> SysResult<Child> {
-    const CLONE_PIDFD: u64 = 0x1000;
-    const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
     const CLONE_INTO_CGROUP: u64 = 0x2_0000_0000;
-    let mut pidfd: libc::c_int = -1;
     let mut args = CloneArgs {
-        flags: CLONE_PIDFD | CLONE_CLEAR_SIGHAND | u64::from(namespaces.0),
-        pidfd: ptr::from_mut(&mut pidfd).expose_provenance() as u64,
+        flags: u64::from(namespaces.0),
         exit_signal: u64::try_from(libc::SIGCHLD).expect("signals are positive"),
         ..CloneArgs::default()
     };
@@ -117,6 +115,22 @@ pub fn clone3(namespaces: Namespaces, cgroup: Option<BorrowedFd<'_>>, body: impl
         args.flags |= CLONE_INTO_CGROUP;
         args.cgroup = u64::try_from(cgroup.as_raw_fd()).expect("descriptors are not negative");
     }
+    clone(args, body)
+}
+
+/// The same with `CLONE_PARENT`: the new process is a child of the caller's parent, which reaps it; the signal of its end is
+/// the caller's own.
+pub fn clone3_sibling(namespaces: Namespaces, body: impl FnOnce() -> i32) -> SysResult<Child> {
+    const CLONE_PARENT: u64 = 0x8000;
+    clone(CloneArgs { flags: CLONE_PARENT | u64::from(namespaces.0), ..CloneArgs::default() }, body)
+}
+
+fn clone(mut args: CloneArgs, body: impl FnOnce() -> i32) -> SysResult<Child> {
+    const CLONE_PIDFD: u64 = 0x1000;
+    const CLONE_CLEAR_SIGHAND: u64 = 0x1_0000_0000;
+    let mut pidfd: libc::c_int = -1;
+    args.flags |= CLONE_PIDFD | CLONE_CLEAR_SIGHAND;
+    args.pidfd = ptr::from_mut(&mut pidfd).expose_provenance() as u64;
     // SAFETY: `args` is a whole clone_args of this size whose one pointer is to a live c_int; without CLONE_VM the child
     // returns here on its own copy of the stack.
     let answer = unsafe { libc::syscall(libc::SYS_clone3, ptr::from_mut(&mut args), size_of::<CloneArgs>()) };
@@ -294,7 +308,7 @@ pub fn close_on_exec_from(first: u32) -> SysResult<()> {
 #[derive(Debug)]
 pub struct StringList {
     pointers: Vec<*const libc::c_char>,
-    _strings: Vec<std::ffi::CString>,
+    strings: Vec<std::ffi::CString>,
 }
 
 impl StringList {
@@ -302,7 +316,11 @@ impl StringList {
     #[must_use]
     pub fn new(strings: Vec<std::ffi::CString>) -> Self {
         let pointers = strings.iter().map(|string| string.as_ptr()).chain([ptr::null()]).collect();
-        Self { pointers, _strings: strings }
+        Self { pointers, strings }
+    }
+
+    pub(crate) fn strings(&self) -> &[std::ffi::CString] {
+        &self.strings
     }
 }
 

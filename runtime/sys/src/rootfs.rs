@@ -312,6 +312,12 @@ pub fn give_to(file: BorrowedFd<'_>, uid: u32) -> SysResult<()> {
     }
 }
 
+/// `fchown(fd, uid, gid)`.
+pub fn give_pipe_to(pipe: BorrowedFd<'_>, uid: u32, gid: u32) -> SysResult<()> {
+    rustix::fs::fchown(pipe, Some(rustix::fs::Uid::from_raw(uid)), Some(rustix::fs::Gid::from_raw(gid)))
+        .map_err(|errno| SysError::new(format!("fchown({}, {uid}, {gid})", pipe.as_raw_fd()), errno.raw_os_error()))
+}
+
 /// `fstatfs(fd)`: the file system's magic number.
 pub fn filesystem_magic(file: BorrowedFd<'_>) -> SysResult<i64> {
     rustix::fs::fstatfs(file)

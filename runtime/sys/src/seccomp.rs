@@ -17,6 +17,14 @@ pub struct Instruction {
     pub operand: u32,
 }
 
+impl Instruction {
+    /// As it lies in memory.
+    pub(crate) fn bytes(self) -> [u8; 8] {
+        let ([a, b], [e, f, g, h]) = (self.code.to_ne_bytes(), self.operand.to_ne_bytes());
+        [a, b, self.jump_true, self.jump_false, e, f, g, h]
+    }
+}
+
 /// Most instructions of a filter: the kernel's `BPF_MAXINSNS`.
 pub const INSTRUCTIONS_MAX: u16 = 4096;
 
@@ -46,6 +54,14 @@ impl Program {
         const SPEC_ALLOW: u32 = 4;
         let flags = if flags.log { LOG } else { 0 } | if flags.speculation_allowed { SPEC_ALLOW } else { 0 };
         Ok(Self { instructions: instructions.into(), count, flags })
+    }
+
+    pub(crate) fn count(&self) -> u16 {
+        self.count
+    }
+
+    pub(crate) fn flags(&self) -> u32 {
+        self.flags
     }
 
     /// What the kernel will run.

@@ -39,6 +39,13 @@ pub fn grow_pipe(pipe: BorrowedFd<'_>, bytes: usize) -> SysResult<usize> {
     }
 }
 
+/// `ioctl(pipe, FIONREAD)`: how many bytes wait in a pipe for its reader; either end may be asked.
+pub fn pipe_bytes(pipe: BorrowedFd<'_>) -> SysResult<usize> {
+    let call = || format!("ioctl({}, FIONREAD)", pipe.as_raw_fd());
+    let bytes = rustix::io::ioctl_fionread(pipe).map_err(|errno| SysError::new(call(), errno.raw_os_error()))?;
+    usize::try_from(bytes).map_err(|_| SysError::new(call(), libc::EOVERFLOW))
+}
+
 /// `open(path, O_WRONLY | O_APPEND | O_CREAT | O_NOFOLLOW | O_NONBLOCK | O_NOCTTY | O_CLOEXEC, mode)`: a log file. A
 /// symbolic link is refused (`ELOOP`), a pipe without a reader too (`ENXIO`); what else it may be is the caller's to look
 /// at.

@@ -12,7 +12,7 @@
 
 use std::path::PathBuf;
 
-use oci_spec::runtime::{Process, Spec};
+use oci_spec::runtime::{LinuxResources, Process, Spec};
 use serde::{Deserialize, Serialize};
 
 mod frame;
@@ -88,6 +88,27 @@ pub enum Request {
         /// `true`: every process of the container (SIGKILL, thawed first on cgroup v1), `false`: only the first.
         every_process: bool,
     },
+    /// Joins a running container's streams. Descriptors beside it, in this order: the writing end of a pipe for standard
+    /// output (if `stdout`), one for standard error (if `stderr`). Answered by [`Answer::Attached`]. Ends when the reader of
+    /// the last pipe closes it, or with the container.
+    Attach(AttachSpec),
+    /// Changes a container's limits; what isn't named stays. All or nothing.
+    UpdateResources {
+        /// The container.
+        container: String,
+        /// The new limits.
+        resources: Box<LinuxResources>,
+        /// For every process of it; `None`: stays.
+        #[serde(default)]
+        oom_score_adj: Option<i32>,
+    },
+    /// Changes the limits of a cgroup above the containers, which is the pod's alone; what isn't named stays. All or nothing.
+    UpdateSandbox {
+        /// Its path below each hierarchy's root.
+        cgroup: String,
+        /// The new limits.
+        resources: Box<LinuxResources>,
+    },
     /// Kills an exec and all that it started.
     KillExec {
         /// The exec's id.
@@ -129,8 +150,31 @@ pub struct SandboxSpec {
     pub sysctls: Vec<(String, String)>,
     /// Size of `/dev/shm` in bytes, shared by the pod's containers.
     pub shm_bytes: u64,
+    /// A user namespace of the pod's own, which owns its other namespaces; the host's without one.
+    #[serde(default)]
+    pub user: Option<IdMappings>,
     /// Where exit records are written: a directory in the run directory that belongs to this sandbox alone.
     pub exits: PathBuf,
+}
+
+/// Which ids of a user namespace are which of the host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdMappings {
+    /// Users.
+    pub uids: IdRange,
+    /// Groups.
+    pub gids: IdRange,
+}
+
+/// A range of ids.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IdRange {
+    /// The first inside.
+    pub container: u32,
+    /// The first on the host.
+    pub host: u32,
+    /// How many.
+    pub length: u32,
 }
 
 /// Which namespaces are the pod's own. `false` means the host's.
@@ -173,6 +217,22 @@ pub struct ContainerSpec {
     pub log: Option<PathBuf>,
     /// What standard input is.
     pub stdin: Stdin,
+    /// A running container of the pod whose process-id namespace is joined.
+    #[serde(default)]
+    pub pid_target: Option<String>,
+    /// Images as volumes: a mount of type `bind` whose source is `podwright:image/N` is number N of these, counted from 0.
+    #[serde(default)]
+    pub image_volumes: Vec<ImageVolume>,
+}
+
+/// An image as a read-only volume.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ImageVolume {
+    /// Unpacked layers, the topmost first.
+    pub lowers: Vec<PathBuf>,
+    /// What of it, relative to its root; empty: all.
+    #[serde(default)]
+    pub sub_path: String,
 }
 
 /// Where a container's root file system comes from.
@@ -232,6 +292,19 @@ pub struct ExecSpec {
     pub tty: bool,
 }
 
+/// Who wants to see and be heard.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AttachSpec {
+    /// The container.
+    pub container: String,
+    /// Its standard input is asked for.
+    pub stdin: bool,
+    /// A pipe for its standard output travels beside the request.
+    pub stdout: bool,
+    /// A pipe for its standard error travels beside the request.
+    pub stderr: bool,
+}
+
 /// A process that can't be mistaken for a later one with the same number.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
 pub struct ProcessIdentity {
@@ -273,6 +346,15 @@ pub enum Answer {
         process: ProcessIdentity,
         /// Wall-clock nanoseconds since the epoch, for display.
         at_unix_nanos: i64,
+    },
+    /// To `Attach`. One descriptor travels beside it where `terminal` or `input`: the terminal's master (for input and
+    /// size), else the writing end of standard input. With [`Stdin::Once`] it is the only one: closed, the container reads
+    /// the end.
+    Attached {
+        /// The descriptor is a terminal's master.
+        terminal: bool,
+        /// Standard input can be written.
+        input: bool,
     },
 }
 

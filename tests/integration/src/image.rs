@@ -67,6 +67,8 @@ pub enum Entry {
     File(&'static str, u32, Vec<u8>),
     /// A symbolic link and its target.
     Link(String, String),
+    /// A file with its mode, owner and group.
+    Owned(&'static str, u32, (u64, u64)),
 }
 
 /// `sha256:` and the hex digest.
@@ -100,6 +102,13 @@ pub fn tar(entries: &[Entry]) -> anyhow::Result<Vec<u8>> {
                 header.set_mode(*mode);
                 header.set_size(bytes.len() as u64);
                 archive.append_data(&mut header, name, bytes.as_slice())?;
+            }
+            Entry::Owned(name, mode, (uid, gid)) => {
+                header.set_mode(*mode);
+                header.set_size(name.len() as u64);
+                header.set_uid(*uid);
+                header.set_gid(*gid);
+                archive.append_data(&mut header, name, name.as_bytes())?;
             }
             Entry::Link(name, target) => {
                 header.set_entry_type(tar::EntryType::Symlink);

@@ -6,6 +6,8 @@
 //! is skipped by name, with the reason.
 
 pub mod client;
+pub mod conformance;
+pub mod gateway;
 pub mod image;
 pub mod ledger;
 pub mod machine;

@@ -74,13 +74,14 @@ pub fn find(program: &str) -> Option<PathBuf> {
     std::env::split_paths(&path).map(|folder| folder.join(program)).find(|candidate| candidate.is_file())
 }
 
-/// A program built by this workspace, beside the test's own: `target/<profile>/NAME`.
+/// A program built by this workspace, `target/<profile>/NAME`: a test lies in `deps` there, a program beside it.
 ///
 /// # Errors
 /// When it isn't built; the text says by which command it would be.
 pub fn built(name: &str) -> anyhow::Result<PathBuf> {
     let own = std::env::current_exe().context("this test's own path")?;
-    let folder = own.parent().and_then(Path::parent).context("a test lies in target/<profile>/deps")?;
+    let folder = own.parent().context("a program lies in a folder")?;
+    let folder = if folder.ends_with("deps") { folder.parent().context("`deps` lies in a profile")? } else { folder };
     let program = folder.join(name);
     if !program.is_file() {
         let profile = if folder.ends_with("release") { " --release" } else { "" };

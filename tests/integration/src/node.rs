@@ -21,8 +21,12 @@ pub struct Options {
     pub mirror: Option<String>,
     /// The state directory is a tmpfs of this size, in MiB.
     pub root_mib: Option<u32>,
+    /// Cgroup below which it lives, in place of /podwright.
+    pub cgroup_root: Option<String>,
     /// More arguments of `podwright node`.
     pub arguments: Vec<String>,
+    /// Its environment besides the test's own.
+    pub environment: Vec<(String, String)>,
 }
 
 /// A node and its directories. When dropped: stopped, cleaned up, deleted.
@@ -31,7 +35,9 @@ pub struct Node {
     state: TempDir,
     run: TempDir,
     child: Option<Child>,
+    cgroup_root: Option<String>,
     arguments: Vec<String>,
+    environment: Vec<(String, String)>,
     /// The pod network.
     pub pod_cidr: String,
     /// The bridge's name.
@@ -65,7 +71,8 @@ impl Node {
                 &["-t", "tmpfs", "-o", &format!("size={size}m"), "podwright-test", &root.display().to_string()],
             )?;
         }
-        let mut node = Node { state, run, child: None, arguments: options.arguments, pod_cidr, bridge };
+        let Options { cgroup_root, arguments, environment, .. } = options;
+        let mut node = Node { state, run, child: None, cgroup_root, arguments, environment, pod_cidr, bridge };
         node.launch().await?;
         Ok(node)
     }
@@ -105,6 +112,7 @@ impl Node {
             .arg("--supervisor")
             .arg(machine::built("podwright-pod")?)
             .args(&self.arguments)
+            .envs(self.environment.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -116,7 +124,7 @@ impl Node {
 
     fn places(&self) -> Vec<String> {
         let path = |path: PathBuf| path.display().to_string();
-        vec![
+        let mut places = vec![
             "--listen".into(),
             self.endpoint(),
             "--root".into(),
@@ -131,7 +139,11 @@ impl Node {
             self.pod_cidr.clone(),
             "--bridge".into(),
             self.bridge.clone(),
-        ]
+        ];
+        if let Some(root) = &self.cgroup_root {
+            places.extend(["--cgroup-root".into(), root.clone()]);
+        }
+        places
     }
 
     /// `kill -9` of the daemon alone.
@@ -151,6 +163,9 @@ impl Node {
     /// When it doesn't end within 20 s.
     pub fn terminate(&mut self) -> anyhow::Result<()> {
         let Some(mut child) = self.child.take() else { return Ok(()) };
+        if child.try_wait()?.is_some() {
+            return Ok(());
+        }
         machine::run("kill", &["-TERM", &child.id().to_string()])?;
         let began = Instant::now();
         while child.try_wait()?.is_none() {

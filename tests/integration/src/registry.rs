@@ -1,7 +1,7 @@
 //! Debian's docker-registry on loopback, and pushing to it.
 
 use std::net::TcpListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
@@ -18,19 +18,59 @@ pub struct Registry {
     http: reqwest::Client,
 }
 
+/// How a registry lets people in: plain and open, where nothing else is said.
+#[derive(Debug, Clone, Default)]
+pub struct Door {
+    /// Its certificate and key.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// The authority whose clients may come in.
+    pub clients_of: Option<PathBuf>,
+    /// The `auth:` part of its configuration.
+    pub auth: Option<String>,
+}
+
+impl Door {
+    fn text(&self) -> String {
+        let mut text = String::new();
+        if let Some((certificate, key)) = &self.tls {
+            let clients = self.clients_of.as_ref().map(|file| format!(", clientcas: [{}]", file.display()));
+            text += &format!(
+                ", tls: {{certificate: {}, key: {}{}}}",
+                certificate.display(),
+                key.display(),
+                clients.unwrap_or_default()
+            );
+        }
+        text += "}\n";
+        if let Some(auth) = &self.auth {
+            text += &format!("auth: {auth}\n");
+        }
+        text
+    }
+}
+
 impl Registry {
     /// Starts one with its data below `folder`.
     ///
     /// # Errors
     /// When the program isn't there or doesn't answer within 20 s.
     pub async fn start(folder: &Path) -> anyhow::Result<Registry> {
+        Registry::start_behind(folder, &Door::default()).await
+    }
+
+    /// The same behind a door. Several may have the same data.
+    ///
+    /// # Errors
+    /// When the program isn't there or doesn't listen within 20 s.
+    pub async fn start_behind(folder: &Path, door: &Door) -> anyhow::Result<Registry> {
         let port = TcpListener::bind("127.0.0.1:0")?.local_addr()?.port();
         let address = format!("127.0.0.1:{port}");
         std::fs::create_dir_all(folder)?;
-        let config = folder.join("config.yml");
+        let config = folder.join(format!("config-{port}.yml"));
         let text = format!(
-            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'}}\n",
-            folder.join("data").display()
+            "version: 0.1\nlog: {{level: error, accesslog: {{disabled: true}}}}\nstorage: {{filesystem: {{rootdirectory: {}}}}}\nhttp: {{addr: '{address}'{}",
+            folder.join("data").display(),
+            door.text()
         );
         std::fs::write(&config, text)?;
         let child = Command::new("docker-registry")
@@ -43,13 +83,7 @@ impl Registry {
             .context("cannot run docker-registry (apt-get install docker-registry)")?;
         let registry = Registry { child, address, http: reqwest::Client::new() };
         for _ in 0..200 {
-            if registry
-                .http
-                .get(format!("http://{}/v2/", registry.address))
-                .send()
-                .await
-                .is_ok_and(|answer| answer.status().is_success())
-            {
+            if tokio::net::TcpStream::connect(&registry.address).await.is_ok() {
                 return Ok(registry);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;

@@ -46,7 +46,7 @@ pub(super) async fn failure(response: Response, pace: Pace) -> Cause {
         StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
             Cause::Unauthorized(format!("answered {}{detail}", status.as_u16()))
         }
-        StatusCode::TOO_MANY_REQUESTS => Cause::RateLimited { retry_after },
+        StatusCode::TOO_MANY_REQUESTS => Cause::RateLimited { detail, retry_after },
         _ if status.is_server_error() || status == StatusCode::REQUEST_TIMEOUT => {
             Cause::ServerError { status: status.as_u16(), detail, retry_after }
         }
@@ -58,6 +58,9 @@ pub(super) async fn failure(response: Response, pace: Pace) -> Cause {
 struct ErrorBody {
     errors: Option<Vec<ErrorEntry>>,
     details: Option<String>,
+    /// Of a token service that speaks OAuth.
+    error: Option<String>,
+    error_description: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -75,7 +78,7 @@ pub(super) async fn detail(response: Response, pace: Pace) -> String {
     let text = match first {
         Some(ErrorEntry { code: Some(code), message: Some(message) }) => format!("{code}: {message}"),
         Some(ErrorEntry { code, message }) => code.or(message).unwrap_or_default(),
-        None => parsed.details.unwrap_or_default(),
+        None => parsed.details.or(parsed.error_description).or(parsed.error).unwrap_or_default(),
     };
     if text.is_empty() { text } else { format!(" ({})", words(&text)) }
 }

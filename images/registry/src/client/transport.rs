@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use reqwest::{Certificate, Client, Identity, Url};
+use reqwest::{Certificate, Client, Identity, Proxy, Url};
 
 use super::RegistryConfig;
 use crate::error::{Cause, told};
@@ -65,12 +65,14 @@ impl TlsFiles {
 }
 
 fn build(config: &RegistryConfig, key: &Key) -> Result<Client, Cause> {
+    let proxies = config.proxies.clone();
     let mut builder = Client::builder()
         .user_agent(concat!("podwright/", env!("CARGO_PKG_VERSION")))
         .connect_timeout(key.dial_timeout.unwrap_or(config.connect_timeout))
         .redirect(reqwest::redirect::Policy::none())
         .referer(false)
         .no_proxy()
+        .proxy(Proxy::custom(move |url| proxies.of(url)))
         .dns_resolver(HostResolver::of_this_host());
     match &key.tls {
         // Plain HTTP needs no authorities: reading the system's takes milliseconds and fails on a host without any.

@@ -143,3 +143,19 @@ fn a_wrong_file_is_named_with_its_line() {
     let long = format!("#{}", "x".repeat(300_000));
     assert!(parsed("quay.io", &long).unwrap_err().contains("more than 262144 bytes"));
 }
+
+#[test]
+fn durations_are_gos() {
+    for (text, milliseconds) in [
+        ("500ms", Some(500)),
+        ("10s", Some(10_000)),
+        ("1m30s", Some(90_000)),
+        ("1.5s", Some(1500)),
+        ("1h", Some(3_600_000)),
+    ] {
+        assert_eq!(duration(text), milliseconds.map(Duration::from_millis), "{text}");
+    }
+    for text in ["", "10", "s", "-1s", "1..5s", "1d", "1e400s", "1s2"] {
+        assert_eq!(duration(text), None, "{text}");
+    }
+}

@@ -151,6 +151,7 @@ impl Store {
             diff_id: chain,
             bytes: joint.directories.saturating_mul(DIRECTORY_BYTES),
             inodes: joint.directories,
+            root: record.root,
             root_opaque: record.root_opaque,
             implied: Vec::new(),
             foreign: Vec::new(),

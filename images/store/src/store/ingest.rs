@@ -52,7 +52,9 @@ impl Store {
     pub fn ingest_layer(&self, layer: &LayerSource, reader: &mut dyn Read) -> Result<(), StoreError> {
         let blob = self.staged("blob");
         let sink = self.create(&blob)?;
-        self.unpack_into_place(layer, reader, Some(sink), || self.place_blob(&blob, layer.digest, layer.size_bytes))
+        self.unpack_into_place(layer, reader, Some((sink, 0)), || {
+            self.place_blob(&blob, layer.digest, layer.size_bytes)
+        })
     }
 
     /// Unpacks a layer whose blob is here.
@@ -107,12 +109,13 @@ impl Store {
         Ok(File::from(made))
     }
 
-    /// Unpacks, syncs once for tree, marker and blob, and renames both to where they are looked for.
-    fn unpack_into_place(
+    /// Unpacks, syncs once for tree, marker and blob, and renames both to where they are looked for. `blob` is the file for
+    /// the blob's bytes, and how many of the first ones it has already.
+    pub(super) fn unpack_into_place(
         &self,
         layer: &LayerSource,
         reader: &mut dyn Read,
-        blob: Option<File>,
+        blob: Option<(File, u64)>,
         place_blob: impl FnOnce() -> Result<(), StoreError>,
     ) -> Result<(), StoreError> {
         let failed = |step: &str| self.disk.failed(format!("{step} layer {}", layer.digest));
@@ -194,6 +197,7 @@ fn record(diff_id: Digest, unpacked: Unpacked) -> LayerRecord {
         diff_id,
         bytes: unpacked.bytes,
         inodes: unpacked.inodes,
+        root: unpacked.root,
         root_opaque: unpacked.root_opaque,
         implied: unpacked.implied.into_iter().map(Name::of).collect(),
         foreign: unpacked.foreign.into_iter().map(|(link, target)| (Name::of(link), Name::of(target))).collect(),

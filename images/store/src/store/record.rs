@@ -13,6 +13,9 @@ pub(super) struct LayerRecord {
     pub(super) bytes: u64,
     /// Files and directories.
     pub(super) inodes: u64,
+    /// What the archive says of its root; nothing where it doesn't list it.
+    #[serde(default)]
+    pub(super) root: Option<RootAttributes>,
     /// Nothing below is seen.
     pub(super) root_opaque: bool,
     /// Directories that the archive doesn't list.
@@ -20,6 +23,25 @@ pub(super) struct LayerRecord {
     /// Hard links to what a layer below may have, with their targets.
     #[serde(default)]
     pub(super) foreign: Vec<(Name, Name)>,
+}
+
+/// Who owns the root of an image, and what others may do there. The container's own layer shows them: of the layers
+/// below, overlayfs takes nothing for its root but what is in it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RootAttributes {
+    /// The twelve permission bits.
+    pub mode: u32,
+    /// In the image.
+    pub uid: u32,
+    /// In the image.
+    pub gid: u32,
+}
+
+impl Default for RootAttributes {
+    /// Of an image that says nothing.
+    fn default() -> Self {
+        Self { mode: 0o755, uid: 0, gid: 0 }
+    }
 }
 
 /// A path in a layer: text nearly always, but the kernel takes any bytes.

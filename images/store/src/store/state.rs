@@ -1,6 +1,6 @@
 //! What the store knows in memory.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use oci_spec::image::ImageConfiguration;
@@ -27,7 +27,7 @@ pub(super) struct Loaded {
 
 impl Loaded {
     /// The image as others see it, with the names that mean it.
-    pub(super) fn image(&self, records: &[&Record]) -> Image {
+    pub(super) fn image(&self, records: &[&Record], pins: &[Pin]) -> Image {
         let names = |with_digest: bool| {
             let mut names: Vec<String> = records
                 .iter()
@@ -46,9 +46,29 @@ impl Loaded {
             repo_digests: names(true),
             size_bytes: layers_bytes.saturating_add(self.manifest_bytes).saturating_add(self.config_bytes),
             user: user.filter(|user| !user.is_empty()),
-            pinned: records.iter().any(|record| record.pinned),
+            pinned: records.iter().any(|record| {
+                record.pinned || record.name.as_ref().is_some_and(|name| pins.iter().any(|pin| pin.means(name)))
+            }),
             config: self.config.clone(),
             layers: self.layers.clone(),
+        }
+    }
+}
+
+/// Names of images that are never removed for room.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Pin {
+    /// This full name.
+    Name(String),
+    /// Every full name that begins so.
+    Beginning(String),
+}
+
+impl Pin {
+    fn means(&self, name: &str) -> bool {
+        match self {
+            Self::Name(pinned) => pinned == name,
+            Self::Beginning(beginning) => name.starts_with(beginning.as_str()),
         }
     }
 }
@@ -57,6 +77,8 @@ impl Loaded {
 pub(super) struct State {
     /// What `index.json` says.
     pub(super) records: Vec<Record>,
+    /// Which names are never removed for room.
+    pub(super) pins: Vec<Pin>,
     /// By manifest: of all records, and of what is being committed.
     pub(super) loaded: HashMap<Digest, Loaded>,
     /// By id: those with a name.
@@ -67,6 +89,10 @@ pub(super) struct State {
     pub(super) leases: HashMap<Digest, usize>,
     /// Blobs on disk with their sizes.
     pub(super) blobs: HashMap<Digest, u64>,
+    /// Beginnings of blobs on disk that nobody is at, with their lengths.
+    pub(super) beginnings: HashMap<Digest, u64>,
+    /// Blobs whose beginning somebody is at.
+    pub(super) begun: HashSet<Digest>,
     /// Layers on disk.
     pub(super) layers: HashMap<Digest, LayerRecord>,
 }
@@ -82,7 +108,7 @@ impl State {
             }
         }
         let image = |(id, (manifest, records)): (&Digest, &(Digest, Vec<&Record>))| {
-            let image = self.loaded.get(manifest)?.image(records);
+            let image = self.loaded.get(manifest)?.image(records, &self.pins);
             Some((*id, Arc::new(image)))
         };
         self.images = by_id.iter().filter_map(image).collect();
@@ -94,8 +120,9 @@ impl State {
             // The layer's own directory and its marker.
             inodes: sum.inodes.saturating_add(layer.inodes).saturating_add(2),
         });
-        let blobs_bytes = self.blobs.values().fold(0_u64, |sum, size_bytes| sum.saturating_add(*size_bytes));
-        let blobs = u64::try_from(self.blobs.len()).unwrap_or(u64::MAX);
+        let files = self.blobs.values().chain(self.beginnings.values());
+        let blobs_bytes = files.fold(0_u64, |sum, size_bytes| sum.saturating_add(*size_bytes));
+        let blobs = u64::try_from(self.blobs.len() + self.beginnings.len()).unwrap_or(u64::MAX);
         Usage { bytes: layers.bytes.saturating_add(blobs_bytes), inodes: layers.inodes.saturating_add(blobs) }
     }
 }

@@ -1,7 +1,7 @@
 //! The store on a real directory.
 
 use std::fs;
-use std::io::{self, Cursor};
+use std::io::{self, Cursor, Read};
 
 use tempfile::TempDir;
 
@@ -13,13 +13,13 @@ use crate::testing::{Tar, gzip, names, root_or_skip, zstd};
 
 pub(super) struct Fixture {
     pub(super) directory: TempDir,
-    pub(super) store: Store,
+    pub(super) store: Arc<Store>,
 }
 
 impl Fixture {
     pub(super) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        let store = Store::open(&directory.path().join("images")).unwrap();
+        let store = Arc::new(Store::open(&directory.path().join("images")).unwrap());
         Self { directory, store }
     }
 
@@ -30,7 +30,7 @@ impl Fixture {
     pub(super) fn reopened(self) -> Self {
         let Self { directory, store } = self;
         drop(store);
-        let store = Store::open(&directory.path().join("images")).unwrap();
+        let store = Arc::new(Store::open(&directory.path().join("images")).unwrap());
         Self { directory, store }
     }
 
@@ -178,6 +178,111 @@ fn a_stream_that_breaks_off_is_no_fault_of_the_image() {
     let StoreError::Layer { source, .. } = error else { panic!("{error}") };
     assert!(matches!(*source, LayerError::Source(_)));
     fixture.nothing_half_made();
+}
+
+#[test]
+fn a_beginning_is_kept_and_gone_on_with() {
+    if !root_or_skip("a_beginning_is_kept_and_gone_on_with") {
+        return;
+    }
+    let mut word: u32 = 1;
+    let noise: Vec<u8> = (0..1_500_000)
+        .map(|_n| {
+            word = word.wrapping_mul(1_664_525).wrapping_add(1_013_904_223);
+            word.to_le_bytes()[3]
+        })
+        .collect();
+    let tar = Tar::default().file("noise", &noise).raw(&[0; 1024]).0;
+    let blob = gzip(&tar);
+    let layer = source(&blob, &tar, Some(Compression::Gzip));
+    let size = layer.size_bytes;
+    let broken = |until: usize| Cursor::new(blob[..until].to_vec()).chain(Gone);
+    struct Gone;
+    impl Read for Gone {
+        fn read(&mut self, _buffer: &mut [u8]) -> io::Result<usize> {
+            Err(io::ErrorKind::UnexpectedEof.into())
+        }
+    }
+    let fixture = Fixture::new();
+    let begun = fixture.store.begin(layer.digest, size).unwrap();
+    assert_eq!(begun.bytes(), 0);
+    assert!(fixture.store.begin(layer.digest, size).is_none(), "one at a time");
+    let error = fixture.store.ingest_rest(&layer, begun, &mut broken(700_000)).unwrap_err();
+    assert_eq!(error.kind(), Kind::Interrupted);
+    fixture.nothing_half_made();
+    assert_eq!(fixture.store.usage().bytes, 700_000, "it is told");
+    // Over a restart, and broken once more.
+    let fixture = fixture.reopened();
+    let begun = fixture.store.begin(layer.digest, size).unwrap();
+    assert_eq!(begun.bytes(), 700_000);
+    fixture.store.ingest_rest(&layer, begun, &mut Gone).unwrap_err();
+    let begun = fixture.store.begin(layer.digest, size).unwrap();
+    assert_eq!(begun.bytes(), 700_000);
+    fixture.store.ingest_rest(&layer, begun, &mut Cursor::new(&blob[700_000..])).unwrap();
+    assert!(fixture.store.has_layer(&layer.diff_id) && fixture.store.has_blob(&layer.digest, size));
+    assert_eq!(fs::read(fixture.path("blobs/sha256").join(layer.digest.hex())).unwrap(), blob);
+    assert_eq!(names(&fixture.path("partial")), Vec::<String>::new());
+
+    // One that a power cut has spoiled goes, and so does one that nobody comes back for.
+    let fixture = Fixture::new();
+    let begun = fixture.store.begin(layer.digest, size).unwrap();
+    fixture.store.ingest_rest(&layer, begun, &mut broken(600_000)).unwrap_err();
+    let file = fs::File::options().write(true).open(fixture.path("partial").join(layer.digest.hex())).unwrap();
+    file.set_len(300_000).unwrap();
+    file.set_len(600_000).unwrap();
+    let begun = fixture.store.begin(layer.digest, size).unwrap();
+    let error = fixture.store.ingest_rest(&layer, begun, &mut Cursor::new(&blob[600_000..])).unwrap_err();
+    assert_eq!(error.kind(), Kind::Invalid, "{error:?}");
+    let begun = fixture.store.begin(layer.digest, size).unwrap();
+    assert_eq!(begun.bytes(), 0);
+    fixture.store.ingest_rest(&layer, begun, &mut broken(600_000)).unwrap_err();
+    assert_eq!(fixture.store.collect().unwrap().bytes, 600_000);
+    assert_eq!((names(&fixture.path("partial")), fixture.store.usage().bytes), (Vec::new(), 0));
+    // What is quickly fetched again isn't kept.
+    let begun = fixture.store.begin(layer.digest, size).unwrap();
+    fixture.store.ingest_rest(&layer, begun, &mut broken(1000)).unwrap_err();
+    assert_eq!(names(&fixture.path("partial")), Vec::<String>::new());
+}
+
+#[test]
+fn layers_that_others_read_in_parts_are_ordinary_ones() {
+    if !root_or_skip("layers_that_others_read_in_parts_are_ordinary_ones") {
+        return;
+    }
+    let fixture = Fixture::new();
+    let tar = Tar::default().file("a", b"1").file("b", &[7; 100_000]).end();
+    // zstd:chunked: a frame for each file, and the table of contents in frames to be skipped. eStargz: gzip members.
+    let skipped = |bytes: &[u8]| {
+        let length = u32::try_from(bytes.len()).unwrap().to_le_bytes();
+        [&[0x50, 0x2a, 0x4d, 0x18][..], &length, bytes].concat()
+    };
+    let chunked = [zstd(&tar[..1024]), zstd(&tar[1024..]), skipped(b"a table"), skipped(&[0; 64])].concat();
+    let estargz = [gzip(&tar[..1024]), gzip(&tar[1024..]), gzip(b"")].concat();
+    for (blob, compression) in [(chunked, Compression::Zstd), (estargz, Compression::Gzip)] {
+        let layer = source(&blob, &tar, Some(compression));
+        fixture.store.ingest_layer(&layer, &mut Cursor::new(&blob)).unwrap();
+        assert!(fixture.store.has_layer(&layer.diff_id));
+        fixture.store.collect().unwrap();
+    }
+}
+
+#[test]
+fn the_root_is_as_the_topmost_layer_that_lists_it_says() {
+    if !root_or_skip("the_root_is_as_the_topmost_layer_that_lists_it_says") {
+        return;
+    }
+    let fixture = Fixture::new();
+    let listed = |mode: &[u8]| {
+        let root = crate::testing::Block::new(b'5', b"./", 0).with(100, mode).with(108, b"0000007\0");
+        Tar::default().block(root).file("x", b"1").end()
+    };
+    let layers = [listed(b"0000700\0"), listed(b"0001751\0"), Tar::default().file("y", b"2").end()];
+    let image = fixture.image(&layers, &["example.com/root:1"]);
+    let fixture = fixture.reopened();
+    let attributes = fixture.store.hold(&image.id, "c").unwrap().attributes;
+    assert_eq!(attributes, RootAttributes { mode: 0o1751, uid: 7, gid: 0 });
+    let silent = fixture.image(&[Tar::default().file("z", b"3").end()], &["example.com/silent:1"]);
+    assert_eq!(fixture.store.hold(&silent.id, "d").unwrap().attributes, RootAttributes::default());
 }
 
 #[test]

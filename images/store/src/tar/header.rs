@@ -20,6 +20,9 @@ const MAGIC: std::ops::Range<usize> = 257..263;
 const MAJOR: std::ops::Range<usize> = 329..337;
 const MINOR: std::ops::Range<usize> = 337..345;
 const PREFIX: std::ops::Range<usize> = 345..500;
+const OLD_PAIRS: std::ops::Range<usize> = 386..482;
+const OLD_EXTENDED: usize = 482;
+const OLD_REAL_SIZE: std::ops::Range<usize> = 483..495;
 const STAR_TRAILER: std::ops::Range<usize> = 508..512;
 
 /// A header whose checksum is right.
@@ -41,6 +44,7 @@ pub(super) enum Flag {
     Global,
     LongName,
     LongLink,
+    Sparse,
 }
 
 impl Header {
@@ -76,7 +80,7 @@ impl Header {
             b'g' => Flag::Global,
             b'L' => Flag::LongName,
             b'K' => Flag::LongLink,
-            b'S' => return Err(Problem::Sparse),
+            b'S' => Flag::Sparse,
             other => return Err(Problem::Type(other)),
         })
     }
@@ -126,6 +130,16 @@ impl Header {
         Ok(u32::try_from(mode & 0o7777).unwrap_or(0))
     }
 
+    /// Of a file with holes in GNU's old way: the first pairs of its map, and whether blocks with more of them follow.
+    pub(super) fn sparse(&self) -> (&[u8], bool) {
+        (&self.0[OLD_PAIRS], self.0[OLD_EXTENDED] != 0)
+    }
+
+    /// The size with the holes.
+    pub(super) fn real_size(&self) -> Result<u64, Problem> {
+        self.field(OLD_REAL_SIZE, "real size")
+    }
+
     pub(super) fn modified(&self) -> Result<i64, Problem> {
         number(&self.0[MTIME]).ok_or(Problem::Number("mtime"))
     }
@@ -146,7 +160,7 @@ pub(super) fn until_nul(field: &[u8]) -> Vec<u8> {
 }
 
 /// A number: octal digits between spaces and NULs (nothing means 0), or GNU's base 256, also negative.
-fn number(field: &[u8]) -> Option<i64> {
+pub(super) fn number(field: &[u8]) -> Option<i64> {
     match field.first() {
         Some(first) if first & 0x80 != 0 => base_256(field),
         _ => octal(field),

@@ -2,6 +2,7 @@
 
 use super::Problem;
 use super::header::owner;
+use super::sparse::Told;
 use crate::limits::XATTRS_MAX;
 
 /// What the records of one header say.
@@ -14,6 +15,9 @@ pub(super) struct Records {
     pub(super) gid: Option<u32>,
     pub(super) modified: Option<(i64, u32)>,
     pub(super) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
+    pub(super) sparse: Told,
+    /// Out of `sparse`.
+    pub(super) sparse_name: Option<Vec<u8>>,
 }
 
 /// Digits of a record's length: more than the longest header needs.
@@ -48,8 +52,8 @@ impl Records {
             self.xattrs.push((name.to_vec(), value.to_vec()));
             return Ok(());
         }
-        if key.starts_with(b"GNU.sparse.") {
-            return Err(Problem::Sparse);
+        if let Some(key) = key.strip_prefix(b"GNU.sparse.") {
+            return self.sparse.take(key, value, decimal);
         }
         // An empty value takes a former record back: the header's field counts.
         if value.is_empty() {

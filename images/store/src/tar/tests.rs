@@ -153,8 +153,7 @@ fn cases_54_to_61_and_68_numbers_and_types() {
     check(508, b"tar\0", "star");
     refused(&Tar::default().pax(&record(b"uid", b"4294967295")).file("x", b"").end(), "uid");
     refused(&Tar::default().pax(&record(b"mtime", b"9223372036854775808")).file("x", b"").end(), "mtime");
-    refused(&Tar::default().pax(&record(b"GNU.sparse.major", b"1")).file("x", b"").end(), "sparse");
-    refused(&Tar::default().block(Block::new(b'S', b"x", 0)).end(), "sparse");
+    refused(&Tar::default().pax(&record(b"GNU.sparse.major", b"1")).file("x", b"").end(), "map of holes");
     for kind in [b'7', b'V', b'M', b'D', b'Z', 0xff] {
         refused(&Tar::default().block(Block::new(kind, b"x", 0)).end(), "type");
     }
@@ -203,5 +202,47 @@ fn no_bytes_make_it_panic() {
             }
         }
         let _either = read(&bytes);
+    }
+}
+
+#[test]
+fn case_60_holes_are_where_a_map_says_or_nowhere() {
+    let pax = |records: &[(&[u8], &[u8])]| {
+        let records: Vec<u8> =
+            records.iter().flat_map(|(key, value)| record(&[b"GNU.sparse.".as_slice(), key].concat(), value)).collect();
+        Tar::default().pax(&records)
+    };
+    let known = pax(&[(b"map", b"2,1,9,2"), (b"size", b"12"), (b"name", b"own")]).file("made/up", b"abc").end();
+    let (entry, data) = read(&known).unwrap().remove(0);
+    assert_eq!((entry.path.as_slice(), data.as_slice(), entry.size_bytes), (&b"own"[..], &b"abc"[..], 3));
+    assert_eq!(entry.sparse, Some(Sparse { real_bytes: 12, fragments: vec![(2, 1), (9, 2)] }));
+    let mut in_data = b"2\n0\n1\n1000\n2\n".to_vec();
+    in_data.resize(512, 0);
+    in_data.extend(b"abc");
+    let version: [(&[u8], &[u8]); 3] = [(b"major", b"1"), (b"minor", b"0"), (b"realsize", b"5000")];
+    let known = pax(&version).file("x", &in_data).file("next", b"n").end();
+    let read_back = read(&known).unwrap();
+    assert_eq!(read_back[0].0.sparse, Some(Sparse { real_bytes: 5000, fragments: vec![(0, 1), (1000, 2)] }));
+    assert_eq!((&read_back[0].1[..], &read_back[1].1[..]), (&b"abc"[..], &b"n"[..]));
+
+    for (map, size) in [("2,1,2,2", "12"), ("5,1,2,2", "12"), ("0,3", "2"), ("0,2", "9"), ("0,3,1", "9"), ("0,4", "9")]
+    {
+        let archive = pax(&[(b"map", map.as_bytes()), (b"size", size.as_bytes())]).file("x", b"abc").end();
+        refused(&archive, "map of holes");
+    }
+    refused(&pax(&[(b"map", b"0,3"), (b"size", b"9223372036854775807")]).file("x", b"abc").end(), "more than 6871947");
+    refused(&pax(&[(b"map", b"x"), (b"size", b"9")]).file("x", b"abc").end(), "sparse map");
+    refused(&pax(&[(b"map", b"0,0"), (b"size", b"9")]).dir("x").end(), "no file");
+    refused(&pax(&[(b"other", b"1")]).file("x", b"").end(), "map of holes");
+    let many = "0,0,".repeat(70_000) + "0,0";
+    refused(&pax(&[(b"map", many.as_bytes()), (b"size", b"9")]).file("x", b"").end(), "pieces");
+    for (map, says) in
+        [("9999999\n", "pieces"), ("1\n0\n", "ends in the middle"), ("x", "sparse map"), ("\n", "sparse map")]
+    {
+        let mut data = map.as_bytes().to_vec();
+        data.resize(512, if says == "ends in the middle" { b'1' } else { 0 });
+        let archive = pax(&version).file("x", &data).end();
+        let text = read(&archive).unwrap_err().problem.to_string();
+        assert!(text.contains(says) || text.contains("sparse map"), "{map:?}: {text}");
     }
 }

@@ -361,3 +361,48 @@ fn case_69_the_last_of_equal_names_stays() {
     assert_eq!(fs::read(layer.at("x")).unwrap(), b"1999");
     assert_eq!(crate::testing::names(&layer.at("")), ["d", "last", "x"]);
 }
+
+#[test]
+fn files_with_holes_come_in_as_gnu_tar_writes_them() {
+    use std::os::unix::fs::FileExt as _;
+    if !root_or_skip("files_with_holes_come_in_as_gnu_tar_writes_them") {
+        return;
+    }
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("holes");
+    let file = fs::File::create(&path).unwrap();
+    // More pieces than an old header has room for, and a hole at the end.
+    for piece in 0_u8..40 {
+        file.write_all_at(&[b'a' + piece % 26; 5000], u64::from(piece) * 1_000_000).unwrap();
+    }
+    file.set_len(64_000_000).unwrap();
+    for format in ["--format=gnu", "--sparse-version=0.0", "--sparse-version=0.1", "--sparse-version=1.0"] {
+        let posix = if format.starts_with("--sparse") { "--format=posix" } else { "--sparse" };
+        let mut tar = std::process::Command::new("tar");
+        tar.args(["--create", "--sparse", posix, format, "--directory"]).arg(directory.path()).arg("holes");
+        let made = tar.output().unwrap();
+        assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stderr));
+        assert!(made.stdout.len() < 1_000_000, "{format}: {} bytes have holes filled", made.stdout.len());
+        let layer = Layer::new(&made.stdout);
+        if let Err(error) = &layer.result {
+            panic!("{format}: {}", crate::store::chain(error));
+        }
+        let found = fs::metadata(layer.at("holes")).unwrap();
+        assert_eq!(found.len(), 64_000_000, "{format}");
+        assert!(found.blocks() * 512 < 2_000_000, "{format}: {} blocks are no holes", found.blocks());
+        assert!(fs::read(layer.at("holes")).unwrap() == fs::read(&path).unwrap(), "{format}: other contents");
+        assert!(layer.result.as_ref().unwrap().bytes < 1_000_000, "{format}: holes are counted");
+    }
+}
+
+#[test]
+fn the_root_s_attributes_are_kept() {
+    if !root_or_skip("the_root_s_attributes_are_kept") {
+        return;
+    }
+    let root = Block::new(b'5', b"./", 0).with(100, b"0001751\0").with(108, b"0000007\0").with(116, b"0000010\0");
+    let layer = good(Tar::default().block(root).file("x", b""));
+    let listed = RootAttributes { mode: 0o1751, uid: 7, gid: 8 };
+    assert_eq!(layer.result.unwrap().root, Some(listed));
+    assert_eq!(good(Tar::default().file("x", b"")).result.unwrap().root, None);
+}

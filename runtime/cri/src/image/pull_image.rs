@@ -1,6 +1,6 @@
 //! PullImage.
 
-use images_service::{Auth, AuthFields};
+use images_service::{Auth, AuthFields, ImageError, Kind};
 use runtime_cri_api::v1::{AuthConfig, PullImageRequest, PullImageResponse};
 use tonic::Status;
 
@@ -8,16 +8,27 @@ use super::{ImageVerbs, named};
 use crate::error::{image, invalid};
 
 pub(super) async fn answer(verbs: &ImageVerbs, request: PullImageRequest) -> Result<PullImageResponse, Status> {
+    let handler = request.image.as_ref().map(|image| image.runtime_handler.as_str()).unwrap_or_default();
+    if !crate::RUNTIME_HANDLERS.contains(&handler) {
+        return Err(invalid("image.runtime_handler", "there is no such handler"));
+    }
     let name = named(request.image)?;
     let auth = request.auth.as_ref().map(credentials).transpose()?.flatten();
-    let images = verbs.images.clone();
-    // A pull that its client gives up goes on: the next one finds the layers.
-    let pulled = tokio::spawn(async move { images.pull(&name, auth, None).await }).await;
-    match pulled {
-        Ok(Ok(pulled)) => Ok(PullImageResponse { image_ref: pulled.id.clone() }),
-        Ok(Err(error)) => Err(image(&error)),
-        Err(_) => Err(Status::unavailable("the pull was interrupted: the daemon is stopping")),
+    // A client that goes away takes its pull along, unless another waits for the same; what came of the layers stays, and
+    // the next pull goes on from there.
+    match verbs.images.pull(&name, auth, None).await {
+        Ok(pulled) => Ok(PullImageResponse { image_ref: pulled.id.clone() }),
+        Err(error) if error.kind() == Kind::Unreachable => Err(unavailable(&error)),
+        Err(error) => Err(image(&error)),
     }
+}
+
+/// The kubelet tells "the registry is down" from other failures by these first letters of the message
+/// (k8s.io/cri-api/pkg/errors, `ErrRegistryUnavailable`), which it sees only where the code is UNKNOWN (cri-client,
+/// remote_image.go strips that one). Its pod then waits with the reason `RegistryUnavailable` in place of `ErrImagePull`.
+fn unavailable(error: &ImageError) -> Status {
+    let status = image(error);
+    Status::unknown(format!("RegistryUnavailable: {}", status.message()))
 }
 
 fn credentials(auth: &AuthConfig) -> Result<Option<Auth>, Status> {

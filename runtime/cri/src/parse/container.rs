@@ -3,25 +3,28 @@
 use std::path::PathBuf;
 
 use runtime_cri_api::v1::{
-    self, LinuxContainerResources, LinuxContainerSecurityContext, MountPropagation, SecurityProfile,
-    security_profile::ProfileType,
+    self, LinuxContainerResources, LinuxContainerSecurityContext, SecurityProfile, security_profile::ProfileType,
 };
 use runtime_lifecycle::{
-    CapabilityChange, ContainerConfig, Device, EnvironmentVariable, HugepageLimit, ImageName, Mount, Privilege,
-    Propagation, ReadOnly, Resources, SeccompChoice, Security, Stdin, SupplementalGroupsPolicy, Terminal, User,
+    AppArmorChoice, CapabilityChange, ContainerConfig, HugepageLimit, ImageName, Privilege, Resources, SeccompChoice,
+    Security, SelinuxLabel, Stdin, SupplementalGroupsPolicy, Terminal, User,
 };
 use tonic::Status;
 
-use super::{id, known, map, name, plain, sandbox::pid, signal, text, texts};
+use super::{
+    absolute, id, known, map,
+    mount::{cdi_devices, device, mount, variable},
+    name, plain,
+    sandbox::pid,
+    signal, text, texts,
+    userns::user_mode,
+};
 use crate::error::invalid;
 
 pub(crate) fn container_config(config: Option<v1::ContainerConfig>) -> Result<ContainerConfig, Status> {
     let config = config.ok_or_else(|| invalid("config", "is missing"))?;
     let metadata = config.metadata.ok_or_else(|| invalid("metadata", "is missing"))?;
     let image = config.image.ok_or_else(|| invalid("image", "is missing"))?;
-    if !config.cdi_devices.is_empty() {
-        return Err(invalid("CDI_devices", "are not supported"));
-    }
     let linux = config.linux.unwrap_or_default();
     let stdin = match (config.stdin, config.stdin_once) {
         (false, _) => Stdin::Closed,
@@ -42,6 +45,7 @@ pub(crate) fn container_config(config: Option<v1::ContainerConfig>) -> Result<Co
         envs: config.envs.into_iter().map(variable).collect::<Result<_, Status>>()?,
         mounts: config.mounts.into_iter().map(mount).collect::<Result<_, Status>>()?,
         devices: config.devices.into_iter().map(device).collect::<Result<_, Status>>()?,
+        cdi_devices: cdi_devices(config.cdi_devices)?,
         labels: map("labels", config.labels)?,
         annotations: map("annotations", config.annotations)?,
         log_path: PathBuf::from(plain("log_path", config.log_path)?),
@@ -53,53 +57,8 @@ pub(crate) fn container_config(config: Option<v1::ContainerConfig>) -> Result<Co
     })
 }
 
-fn variable(variable: v1::KeyValue) -> Result<EnvironmentVariable, Status> {
-    let name = text("envs", variable.key)?;
-    let value = String::from_utf8(variable.value)
-        .map_err(|_| invalid(&format!("envs: {name}"), "values that are not UTF-8 are not supported"))?;
-    Ok(EnvironmentVariable { value: text("envs", value)?, name })
-}
-
-fn mount(mount: v1::Mount) -> Result<Mount, Status> {
-    let refused =
-        |what: &str| Err(invalid(&format!("mount {:?}", mount.container_path), format!("{what} are not supported")));
-    if mount.image.as_ref().is_some_and(|image| !image.image.is_empty()) {
-        return refused("image volumes");
-    }
-    if !mount.uid_mappings.is_empty() || !mount.gid_mappings.is_empty() {
-        return refused("id mappings");
-    }
-    if !mount.mount_options.is_empty() {
-        return refused("mount options");
-    }
-    let read_only = match (mount.readonly, mount.recursive_read_only) {
-        (false, false) => ReadOnly::No,
-        (true, false) => ReadOnly::Yes,
-        (true, true) => ReadOnly::Recursive,
-        (false, true) => return Err(invalid("mount", "recursive_read_only needs readonly")),
-    };
-    Ok(Mount {
-        container_path: plain("mount.container_path", mount.container_path)?,
-        host_path: plain("mount.host_path", mount.host_path)?,
-        read_only,
-        propagation: match known("mount.propagation", mount.propagation)? {
-            MountPropagation::PropagationPrivate => Propagation::Private,
-            MountPropagation::PropagationHostToContainer => Propagation::HostToContainer,
-            MountPropagation::PropagationBidirectional => Propagation::Bidirectional,
-        },
-    })
-}
-
-fn device(device: v1::Device) -> Result<Device, Status> {
-    Ok(Device {
-        container_path: plain("device.container_path", device.container_path)?,
-        host_path: plain("device.host_path", device.host_path)?,
-        permissions: text("device.permissions", device.permissions)?,
-    })
-}
-
 /// Limits.
-fn resources(resources: LinuxContainerResources) -> Result<Resources, Status> {
+pub(crate) fn resources(resources: LinuxContainerResources) -> Result<Resources, Status> {
     Ok(Resources {
         cpu_period: resources.cpu_period,
         cpu_quota: resources.cpu_quota,
@@ -130,9 +89,9 @@ fn security(context: LinuxContainerSecurityContext) -> Result<Security, Status> 
         (None, "") => None,
         (None, name) => Some(User::Name(text("run_as_username", name.to_owned())?)),
     };
+    let asked = context.namespace_options.as_ref().map(pid).transpose()?;
     let groups = context.supplemental_groups.into_iter().map(|group| id("supplemental_groups", group));
     let capabilities = context.capabilities.unwrap_or_default();
-    check_apparmor(context.apparmor.as_ref(), context.privileged)?;
     let listed = |what: &str, paths: Vec<String>| {
         let paths = texts(what, paths)?;
         // On the wire, no list and an empty one are the same.
@@ -158,14 +117,24 @@ fn security(context: LinuxContainerSecurityContext) -> Result<Security, Status> 
         readonly_paths: listed("readonly_paths", context.readonly_paths)?,
         #[expect(deprecated, reason = "older clients know only the path")]
         seccomp: seccomp(context.seccomp, context.seccomp_profile_path)?,
-        pid: context.namespace_options.map(|options| pid(options.pid)).transpose()?,
+        pid: asked.as_ref().map(|(pid, _)| *pid),
+        pid_target: asked.and_then(|(_, target)| target),
+        user_mode: context
+            .namespace_options
+            .as_ref()
+            .filter(|options| options.userns_options.is_some())
+            .map(user_mode)
+            .transpose()?,
+        #[expect(deprecated, reason = "older clients know only the name")]
+        apparmor: apparmor(context.apparmor, context.apparmor_profile)?,
+        selinux: context.selinux_options.map(selinux).transpose()?,
     })
 }
 
 fn seccomp(profile: Option<SecurityProfile>, path: String) -> Result<SeccompChoice, Status> {
     let localhost = |path: &str| match path {
         "" => Err(invalid("seccomp", "a localhost profile without a path")),
-        path => Ok(SeccompChoice::Localhost(PathBuf::from(text("seccomp", path.to_owned())?))),
+        path => Ok(SeccompChoice::Localhost(absolute("seccomp", path.to_owned())?.unwrap_or_default())),
     };
     match profile {
         Some(profile) => match known("seccomp.profile_type", profile.profile_type)? {
@@ -184,13 +153,32 @@ fn seccomp(profile: Option<SecurityProfile>, path: String) -> Result<SeccompChoi
     }
 }
 
-/// No AppArmor here: the default is what there is, a profile of the host can't be had.
-fn check_apparmor(profile: Option<&SecurityProfile>, privileged: bool) -> Result<(), Status> {
-    let Some(profile) = profile else { return Ok(()) };
-    match known("apparmor.profile_type", profile.profile_type)? {
-        ProfileType::Localhost if !privileged => {
-            Err(invalid("apparmor", format!("profile {:?}: AppArmor is not supported", profile.localhost_ref)))
-        }
-        ProfileType::Localhost | ProfileType::RuntimeDefault | ProfileType::Unconfined => Ok(()),
+/// The newer field counts where both are there. A name may have `localhost/` in front, in either.
+fn apparmor(profile: Option<SecurityProfile>, name: String) -> Result<AppArmorChoice, Status> {
+    let localhost = |name: &str| match name.strip_prefix("localhost/").unwrap_or(name) {
+        "" => Err(invalid("apparmor", "a localhost profile without a name")),
+        name => Ok(AppArmorChoice::Localhost(plain("apparmor", name.to_owned())?)),
+    };
+    match profile {
+        Some(profile) => match known("apparmor.profile_type", profile.profile_type)? {
+            ProfileType::RuntimeDefault => Ok(AppArmorChoice::RuntimeDefault),
+            ProfileType::Unconfined => Ok(AppArmorChoice::Unconfined),
+            ProfileType::Localhost => localhost(&profile.localhost_ref),
+        },
+        None => match name.as_str() {
+            "" | "runtime/default" => Ok(AppArmorChoice::RuntimeDefault),
+            "unconfined" => Ok(AppArmorChoice::Unconfined),
+            name if name.starts_with("localhost/") => localhost(name),
+            name => Err(invalid("apparmor_profile", format!("{name:?} is not known"))),
+        },
     }
+}
+
+fn selinux(label: v1::SeLinuxOption) -> Result<SelinuxLabel, Status> {
+    Ok(SelinuxLabel {
+        user: plain("selinux_options.user", label.user)?,
+        role: plain("selinux_options.role", label.role)?,
+        kind: plain("selinux_options.type", label.r#type)?,
+        level: plain("selinux_options.level", label.level)?,
+    })
 }

@@ -6,7 +6,7 @@ use runtime_lifecycle::{
 };
 use tonic::Status;
 
-use super::{absolute, known, map, name, optional_name, plain, text, texts};
+use super::{absolute, container::resources, known, map, name, optional_name, plain, text, texts, userns::user_mode};
 use crate::error::invalid;
 
 /// The one handler besides the default, which is the same.
@@ -41,6 +41,8 @@ pub(crate) fn sandbox_config(config: Option<PodSandboxConfig>, handler: String) 
         namespaces,
         sysctls: map("sysctls", linux.sysctls)?,
         privilege: if security.privileged { Privilege::Privileged } else { Privilege::Confined },
+        overhead: resources(linux.overhead.unwrap_or_default())?,
+        resources: resources(linux.resources.unwrap_or_default())?,
         runtime_handler: handler,
     })
 }
@@ -81,11 +83,6 @@ fn port(port: v1::PortMapping) -> Result<Port, Status> {
 
 fn namespaces(options: Option<&NamespaceOption>) -> Result<NamespaceModes, Status> {
     let options = options.cloned().unwrap_or_default();
-    if let Some(user) = &options.userns_options
-        && known::<NamespaceMode>("userns_options.mode", user.mode)? != NamespaceMode::Node
-    {
-        return Err(invalid("userns_options", "user namespaces are not supported"));
-    }
     let network = match known("namespace_options.network", options.network)? {
         NamespaceMode::Pod => NetworkMode::Pod,
         NamespaceMode::Node => NetworkMode::Node,
@@ -100,14 +97,22 @@ fn namespaces(options: Option<&NamespaceOption>) -> Result<NamespaceModes, Statu
             return Err(invalid("namespace_options.ipc", "is the pod's or the node's"));
         }
     };
-    Ok(NamespaceModes { network, pid: pid(options.pid)?, ipc })
+    let pid = match pid(&options)? {
+        (pid, None) => pid,
+        (_, Some(_)) => return Err(invalid("namespace_options.pid", "a sandbox has no target container")),
+    };
+    Ok(NamespaceModes { network, pid, ipc, user: user_mode(&options)? })
 }
 
-pub(super) fn pid(mode: i32) -> Result<PidMode, Status> {
-    match known("namespace_options.pid", mode)? {
-        NamespaceMode::Pod => Ok(PidMode::Pod),
-        NamespaceMode::Container => Ok(PidMode::Container),
-        NamespaceMode::Node => Ok(PidMode::Node),
-        NamespaceMode::Target => Err(invalid("namespace_options.pid", "another container's is not supported")),
+/// Whose processes are seen, and the container whose they are where that isn't the pod's to say.
+pub(super) fn pid(options: &NamespaceOption) -> Result<(PidMode, Option<String>), Status> {
+    match known("namespace_options.pid", options.pid)? {
+        NamespaceMode::Pod => Ok((PidMode::Pod, None)),
+        NamespaceMode::Container => Ok((PidMode::Container, None)),
+        NamespaceMode::Node => Ok((PidMode::Node, None)),
+        NamespaceMode::Target => {
+            let target = name("namespace_options.target_id", options.target_id.clone())?;
+            Ok((PidMode::Container, Some(target)))
+        }
     }
 }

@@ -139,7 +139,7 @@ fn containers() {
         config.stop_signal = v1::Signal::Sigquit.into();
     })
     .expect("good");
-    assert_eq!((told.attempt, told.envs[0].value.as_str(), told.stop_signal), (2, "1=2", Some(3)));
+    assert_eq!((told.attempt, told.envs[0].value.as_bytes(), told.stop_signal), (2, b"1=2".as_slice(), Some(3)));
     assert_eq!(format!("{:?}", told.envs), "[A=…]", "values are secrets");
     refused(container_config(None));
     refused(container(|config| config.metadata = None));

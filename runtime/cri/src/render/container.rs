@@ -52,8 +52,9 @@ pub(crate) fn container(record: &ContainerRecord) -> Container {
     }
 }
 
-/// In full. `image`, if it is still in the store, says by which digest it is known at its registry.
-pub(crate) fn container_status(record: &ContainerRecord, image: Option<&Image>) -> ContainerStatus {
+/// In full. `image`, if it is still in the store, says by which digest it is known at its registry; `volumes` are the
+/// references of the images that are its volumes.
+pub(crate) fn container_status(record: &ContainerRecord, image: Option<&Image>, volumes: &[String]) -> ContainerStatus {
     let at = |time: Timestamp| time.0;
     let (started_at, finished_at, exit) = match &record.state {
         lifecycle::ContainerState::Creating
@@ -79,9 +80,9 @@ pub(crate) fn container_status(record: &ContainerRecord, image: Option<&Image>) 
         message: exit.map_or_else(String::new, |exit| exit.message.clone()),
         labels: map(&record.config.labels),
         annotations: map(&record.config.annotations),
-        mounts: record.config.mounts.iter().map(mount).collect(),
+        mounts: mounts(&record.config.mounts, volumes),
         log_path: record.log.to_string_lossy().into_owned(),
-        resources: Some(ContainerResources { linux: Some(resources(&record.config.resources)), windows: None }),
+        resources: Some(ContainerResources { linux: Some(resources(record.resources())), windows: None }),
         image_id: record.image_id.clone(),
         user: Some(ContainerUser {
             linux: Some(LinuxContainerUser {
@@ -92,6 +93,19 @@ pub(crate) fn container_status(record: &ContainerRecord, image: Option<&Image>) 
         }),
         stop_signal: signal_name(record.stop_signal).into(),
     }
+}
+
+fn mounts(mounts: &[lifecycle::Mount], volumes: &[String]) -> Vec<Mount> {
+    let mut volumes = volumes.iter();
+    let all = mounts.iter().map(|one| {
+        let image = one.image.as_ref().map(|asked| ImageSpec {
+            image: asked.image.clone(),
+            image_ref: volumes.next().cloned().unwrap_or_default(),
+            ..ImageSpec::default()
+        });
+        Mount { image, ..mount(one) }
+    });
+    all.collect()
 }
 
 fn mount(mount: &lifecycle::Mount) -> Mount {
@@ -106,11 +120,13 @@ fn mount(mount: &lifecycle::Mount) -> Mount {
         readonly: mount.read_only != ReadOnly::No,
         propagation: propagation.into(),
         recursive_read_only: mount.read_only == ReadOnly::Recursive,
+        image_sub_path: mount.image.as_ref().map_or_else(String::new, |image| image.sub_path.clone()),
+        mount_options: mount.options.clone(),
         ..Mount::default()
     }
 }
 
-fn resources(resources: &Resources) -> LinuxContainerResources {
+pub(super) fn resources(resources: &Resources) -> LinuxContainerResources {
     LinuxContainerResources {
         cpu_period: resources.cpu_period,
         cpu_quota: resources.cpu_quota,

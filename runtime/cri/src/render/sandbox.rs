@@ -3,10 +3,12 @@
 use std::collections::HashMap;
 
 use runtime_cri_api::v1::{
-    LinuxPodSandboxStatus, Namespace, NamespaceMode, NamespaceOption, PodIp, PodSandbox, PodSandboxMetadata,
-    PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus,
+    IdMapping, LinuxPodSandboxStatus, Namespace, NamespaceMode, NamespaceOption, PodIp, PodSandbox, PodSandboxMetadata,
+    PodSandboxNetworkStatus, PodSandboxState, PodSandboxStatus, UserNamespace,
 };
-use runtime_lifecycle::{IpcMode, Metadata, NamespaceModes, NetworkMode, PidMode, SandboxRecord, SandboxState};
+use runtime_lifecycle::{
+    IdRange, IpcMode, Metadata, NamespaceModes, NetworkMode, PidMode, SandboxRecord, SandboxState, UserMode,
+};
 
 use super::map;
 
@@ -73,7 +75,24 @@ fn namespaces(modes: &NamespaceModes) -> NamespaceOption {
         IpcMode::Pod => NamespaceMode::Pod,
         IpcMode::Node => NamespaceMode::Node,
     };
-    NamespaceOption { network: network.into(), pid: pid.into(), ipc: ipc.into(), ..NamespaceOption::default() }
+    NamespaceOption {
+        network: network.into(),
+        pid: pid.into(),
+        ipc: ipc.into(),
+        target_id: String::new(),
+        userns_options: Some(user_namespace(modes.user)),
+    }
+}
+
+fn user_namespace(mode: UserMode) -> UserNamespace {
+    let range =
+        |range: IdRange| vec![IdMapping { container_id: range.container, host_id: range.host, length: range.length }];
+    match mode {
+        UserMode::Node => UserNamespace { mode: NamespaceMode::Node.into(), ..UserNamespace::default() },
+        UserMode::Pod(mappings) => {
+            UserNamespace { mode: NamespaceMode::Pod.into(), uids: range(mappings.uids), gids: range(mappings.gids) }
+        }
+    }
 }
 
 /// For `inspectp`.
@@ -95,6 +114,8 @@ pub(crate) fn sandbox_verbose(record: &SandboxRecord) -> HashMap<String, String>
         "interface": record.network.as_ref().map(|network| &network.interface),
         "hostname": record.config.hostname,
         "logDirectory": record.config.log_directory,
+        "overhead": record.config.overhead,
+        "resources": record.config.resources,
     });
     HashMap::from([("info".to_owned(), info.to_string())])
 }

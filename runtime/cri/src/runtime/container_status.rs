@@ -18,5 +18,10 @@ pub(super) fn answer(verbs: &RuntimeVerbs, request: ContainerStatusRequest) -> R
 
 /// One container's status.
 pub(super) fn status(verbs: &RuntimeVerbs, record: &ContainerRecord) -> ContainerStatus {
-    render::container_status(record, verbs.images.find(&record.image_id).as_deref())
+    let reference = |id: &String| {
+        let image = verbs.images.find(id);
+        image.and_then(|image| image.repo_digests.first().cloned()).unwrap_or_else(|| id.clone())
+    };
+    let volumes: Vec<String> = record.volume_images.iter().map(reference).collect();
+    render::container_status(record, verbs.images.find(&record.image_id).as_deref(), &volumes)
 }

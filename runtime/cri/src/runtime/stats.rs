@@ -4,7 +4,6 @@ use runtime_cri_api::v1::{
     ContainerFilter, ContainerStats, ContainerStatsFilter, ContainerStatsRequest, ContainerStatsResponse,
     PodSandboxFilter, PodSandboxStats, PodSandboxStatsFilter, PodSandboxStatsRequest, PodSandboxStatsResponse,
 };
-use runtime_lifecycle::{self as lifecycle, SandboxRecord};
 use tonic::Status;
 
 use super::RuntimeVerbs;
@@ -39,9 +38,9 @@ pub(super) async fn sandbox(
     verbs: &RuntimeVerbs,
     request: PodSandboxStatsRequest,
 ) -> Result<PodSandboxStatsResponse, Status> {
-    let found = verbs.engine.find_sandbox(&request.pod_sandbox_id).and_then(|id| verbs.engine.sandbox(&id));
-    let record = found.map_err(|error| engine(&error))?;
-    Ok(PodSandboxStatsResponse { stats: Some(one(verbs, &record).await?) })
+    let id = verbs.engine.find_sandbox(&request.pod_sandbox_id).map_err(|error| engine(&error))?;
+    let usage = verbs.engine.sandbox_usage(&id).await.map_err(|error| engine(&error))?;
+    Ok(PodSandboxStatsResponse { stats: Some(render::sandbox_stats(&usage)) })
 }
 
 pub(super) async fn sandboxes(
@@ -51,20 +50,6 @@ pub(super) async fn sandboxes(
     let filter = filter.unwrap_or_default();
     let filter = PodSandboxFilter { id: filter.id, label_selector: filter.label_selector, state: None };
     let Some(filter) = parse::sandbox_filter(&verbs.engine, Some(filter))? else { return Ok(Vec::new()) };
-    let mut stats = Vec::new();
-    for record in verbs.engine.sandboxes(&filter).iter().filter(|record| record.state.is_ready()) {
-        // One that is removed meanwhile is left out.
-        if let Ok(one) = one(verbs, record).await {
-            stats.push(one);
-        }
-    }
-    Ok(stats)
-}
-
-async fn one(verbs: &RuntimeVerbs, record: &SandboxRecord) -> Result<PodSandboxStats, Status> {
-    let filter =
-        lifecycle::ContainerFilter { sandbox: Some(record.id.clone()), ..lifecycle::ContainerFilter::default() };
-    let pause = verbs.engine.sandbox_usage(&record.id).await.map_err(|error| engine(&error))?;
-    let containers = verbs.engine.container_usages(&filter).await.map_err(|error| engine(&error))?;
-    Ok(render::sandbox_stats(record, pause, &containers))
+    let usages = verbs.engine.sandbox_usages(&filter).await.map_err(|error| engine(&error))?;
+    Ok(usages.iter().map(render::sandbox_stats).collect())
 }

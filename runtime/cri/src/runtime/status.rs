@@ -26,9 +26,16 @@ pub(super) fn answer(verbs: &RuntimeVerbs, request: StatusRequest) -> Result<Sta
         }
     };
     // Whoever answers has recovered: the socket opens after that.
-    let conditions = vec![condition("RuntimeReady", String::new(), String::new()), network];
-    let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces: false };
-    let handlers = ["", "podwright"].map(|name| RuntimeHandler { name: name.to_owned(), features: Some(features) });
+    let mut conditions = vec![condition("RuntimeReady", String::new(), String::new()), network];
+    // Not one that a kubelet waits for: for whoever asks why a container isn't confined.
+    let warning = verbs.engine.security_warning();
+    conditions.extend(
+        warning.map(|message| condition("DefaultSecurityProfileLoaded", "AppArmorProfileMissing".to_owned(), message)),
+    );
+    let user_namespaces = verbs.engine.has_user_namespaces();
+    let features = RuntimeHandlerFeatures { recursive_read_only_mounts: true, user_namespaces };
+    let handlers =
+        crate::RUNTIME_HANDLERS.map(|name| RuntimeHandler { name: name.to_owned(), features: Some(features) });
     Ok(StatusResponse {
         status: Some(RuntimeStatus { conditions }),
         info: if request.verbose { verbose(verbs) } else { HashMap::new() },
@@ -36,7 +43,7 @@ pub(super) fn answer(verbs: &RuntimeVerbs, request: StatusRequest) -> Result<Sta
         features: Some(RuntimeFeatures {
             supplemental_groups_policy: true,
             user_namespaces_host_network: false,
-            mount_options: false,
+            mount_options: true,
         }),
     })
 }
@@ -49,6 +56,8 @@ fn verbose(verbs: &RuntimeVerbs) -> HashMap<String, String> {
         "root": config.root,
         "run": config.run,
         "cgroupRoot": config.cgroup_root,
+        "cgroupDriver": "cgroupfs",
+        "cgroupVersion": verbs.engine.cgroup_version(),
         "announcedPodCidr": verbs.engine.announced_pod_cidr(),
     });
     HashMap::from([("config".to_owned(), info.to_string())])

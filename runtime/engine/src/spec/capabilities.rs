@@ -25,15 +25,18 @@ const DEFAULT: [Capability; 14] = [
     Capability::AuditWrite,
 ];
 
-/// `ALL` is applied first, then single ones are added, then single ones are dropped. What this daemon doesn't hold can't
+/// `ALL` is applied first (dropped, where it is both, as under containerd), then single ones are added, then single ones are
+/// dropped. What this daemon doesn't hold can't
 /// be given and is left out.
-pub(super) fn all(security: &Security, available: &HashSet<Capability>) -> Result<LinuxCapabilities, EngineError> {
+pub(crate) fn all(security: &Security, available: &HashSet<Capability>) -> Result<LinuxCapabilities, EngineError> {
     let change = &security.capabilities;
     let is_all = |name: &String| name.eq_ignore_ascii_case("ALL") || name.eq_ignore_ascii_case("CAP_ALL");
-    let mut set: HashSet<Capability> = if security.privilege == Privilege::Privileged || change.add.iter().any(is_all) {
+    let mut set: HashSet<Capability> = if security.privilege == Privilege::Privileged {
         available.clone()
     } else if change.drop.iter().any(is_all) {
         HashSet::new()
+    } else if change.add.iter().any(is_all) {
+        available.clone()
     } else {
         DEFAULT.into()
     };

@@ -99,6 +99,15 @@ pub(crate) fn host_devices(asked: &[Device]) -> Result<Vec<HostDevice>, EngineEr
     Ok(found)
 }
 
+/// One node of the host.
+pub(crate) fn host_device(path: &Path) -> io::Result<HostDevice> {
+    let mut found = Vec::new();
+    if !fs::metadata(path)?.is_dir() {
+        collect(path, path, "rwm", 0, &mut found)?;
+    }
+    found.pop().ok_or_else(|| io::Error::other("is no device"))
+}
+
 /// All nodes of the host, for privileged containers; those that a container has its own of are left out.
 pub(crate) fn privileged_devices() -> Vec<HostDevice> {
     let mut found = Vec::new();

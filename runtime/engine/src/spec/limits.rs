@@ -2,7 +2,9 @@
 
 use std::collections::HashMap;
 
-use oci_spec::runtime::{LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources};
+use oci_spec::runtime::{
+    LinuxCpu, LinuxHugepageLimit, LinuxMemory, LinuxResources, PosixRlimit, PosixRlimitBuilder, PosixRlimitType,
+};
 use runtime_lifecycle::Resources;
 
 use crate::EngineError;
@@ -11,7 +13,7 @@ use crate::EngineError;
 const LIST_BYTES_MAX: usize = 40 * 1024;
 
 /// 0 means not given; -1 none.
-pub(super) fn resources(asked: &Resources) -> Result<LinuxResources, EngineError> {
+pub(crate) fn resources(asked: &Resources) -> Result<LinuxResources, EngineError> {
     let given = |value: i64| Some(value).filter(|value| *value != 0);
     let unsigned = |what: &str, value: i64| match value {
         0 => Ok(None),
@@ -68,4 +70,21 @@ pub(super) fn resources(asked: &Resources) -> Result<LinuxResources, EngineError
         resources.set_unified(Some(asked.unified.clone().into_iter().collect::<HashMap<_, _>>()));
     }
     Ok(resources)
+}
+
+/// The resource limits of every process, which CRI has no words for. They are stated, so that a container's don't hang on how
+/// the daemon was started; the figures are those of a service under systemd, which is what containerd's containers get.
+/// Few descriptors at first: a program that closes all that it may have would otherwise close half a million. Processes are counted by the cgroup.
+pub(super) fn of_processes() -> Vec<PosixRlimit> {
+    const NO_LIMIT: u64 = u64::MAX;
+    const MIB: u64 = 1024 * 1024;
+    let limit = |kind: PosixRlimitType, soft: u64, hard: u64| {
+        PosixRlimitBuilder::default().typ(kind).soft(soft).hard(hard).build().expect("all three are given")
+    };
+    vec![
+        limit(PosixRlimitType::RlimitNofile, 1024, 524_288),
+        limit(PosixRlimitType::RlimitCore, NO_LIMIT, NO_LIMIT),
+        limit(PosixRlimitType::RlimitStack, 8 * MIB, NO_LIMIT),
+        limit(PosixRlimitType::RlimitMemlock, 8 * MIB, 8 * MIB),
+    ]
 }

@@ -2,8 +2,8 @@
 
 use std::path::{Component, Path, PathBuf};
 
-use oci_spec::runtime::Mount;
-use runtime_lifecycle::{IpcMode, Privilege, Propagation, ReadOnly};
+use oci_spec::runtime::{LinuxIdMapping, LinuxIdMappingBuilder, Mount};
+use runtime_lifecycle::{IdRange, IpcMode, Privilege, Propagation, ReadOnly, UserMode};
 
 use super::Placement;
 use crate::{EngineError, podfiles};
@@ -13,6 +13,9 @@ const MOUNTS_MAX: usize = 4096;
 
 /// The pod's `/dev/shm`: a word between engine and supervisor.
 const SHM_SOURCE: &str = "podwright:shm";
+
+/// An image that is a volume, its number behind it: such a word, too.
+const IMAGE_SOURCE: &str = "podwright:image/";
 
 /// In the order in which they are made: parents first.
 pub(super) fn all(placement: &Placement<'_>) -> Result<Vec<Mount>, EngineError> {
@@ -33,34 +36,117 @@ pub(super) fn all(placement: &Placement<'_>) -> Result<Vec<Mount>, EngineError> 
         }
     }
     let mut volumes = Vec::with_capacity(config.mounts.len());
+    let mut images = 0;
     for mount in &config.mounts {
         check_inside("mount", &mount.container_path)?;
-        check_inside("source of a mount", &mount.host_path)?;
         if same(&mount.container_path, "/") {
             return Err(EngineError::invalid("mount", "a volume can't be the root"));
         }
-        let propagation = match mount.propagation {
-            Propagation::Private => "rprivate",
-            Propagation::HostToContainer => "rslave",
-            Propagation::Bidirectional => "rshared",
-        };
-        if mount.propagation == Propagation::Bidirectional && config.security.privilege == Privilege::Confined {
-            return Err(EngineError::invalid("mount", "bidirectional propagation needs a privileged container"));
+        if mount.propagation == Propagation::Bidirectional && placement.sandbox.namespaces.user != UserMode::Node {
+            let why =
+                "bidirectional propagation can't be had in a pod with a user namespace: it would mount on the host";
+            return Err(EngineError::invalid("mount", why));
         }
-        let written = match mount.read_only {
-            ReadOnly::No => "rw",
-            ReadOnly::Yes => "ro",
-            ReadOnly::Recursive if mount.propagation == Propagation::Private => "rro",
-            ReadOnly::Recursive => {
-                return Err(EngineError::invalid("mount", "recursive_read_only needs private propagation"));
-            }
-        };
-        volumes.push(bind(Path::new(&mount.host_path), &mount.container_path, &["rbind", propagation, written]));
+        volumes.push(if mount.image.is_some() {
+            images += 1;
+            image(mount, images - 1)?
+        } else {
+            volume(mount, config.security.privilege)?
+        });
     }
     // Stable: two volumes at one place are made in the order that was asked for.
     volumes.sort_by_key(|mount| mount.destination().components().count());
     mounts.extend(volumes);
     Ok(mounts)
+}
+
+/// A path of the host.
+fn volume(mount: &runtime_lifecycle::Mount, privilege: Privilege) -> Result<Mount, EngineError> {
+    check_inside("source of a mount", &mount.host_path)?;
+    let propagation = match mount.propagation {
+        Propagation::Private => "rprivate",
+        Propagation::HostToContainer => "rslave",
+        Propagation::Bidirectional => "rshared",
+    };
+    if mount.propagation == Propagation::Bidirectional && privilege == Privilege::Confined {
+        return Err(EngineError::invalid("mount", "bidirectional propagation needs a privileged container"));
+    }
+    let written = match mount.read_only {
+        ReadOnly::No => "rw",
+        ReadOnly::Yes => "ro",
+        ReadOnly::Recursive if mount.propagation == Propagation::Private => "rro",
+        ReadOnly::Recursive => {
+            return Err(EngineError::invalid("mount", "recursive_read_only needs private propagation"));
+        }
+    };
+    let mut options = vec!["rbind", propagation, written];
+    options.extend(mount_options(mount)?);
+    let mut bound = bind(Path::new(&mount.host_path), &mount.container_path, &options);
+    if let Some(mappings) = mount.id_mappings {
+        bound.set_uid_mappings(Some(vec![mapping(mappings.uids)])).set_gid_mappings(Some(vec![mapping(mappings.gids)]));
+    }
+    Ok(bound)
+}
+
+fn mapping(range: IdRange) -> LinuxIdMapping {
+    let mapping = LinuxIdMappingBuilder::default();
+    let mapping = mapping.container_id(range.container).host_id(range.host).size(range.length);
+    mapping.build().expect("every field has a value")
+}
+
+/// An image: never written, nothing of it is executed or gives rights, as Kubernetes promises it.
+fn image(mount: &runtime_lifecycle::Mount, number: usize) -> Result<Mount, EngineError> {
+    if mount.read_only == ReadOnly::No || mount.propagation != Propagation::Private || !mount.host_path.is_empty() {
+        return Err(EngineError::invalid("mount", "an image is read-only, private, and has no path of the host"));
+    }
+    let mut options = vec!["rbind", "rprivate", "ro", "nosuid", "nodev", "noexec"];
+    options.extend(mount_options(mount)?);
+    Ok(bind(Path::new(&format!("{IMAGE_SOURCE}{number}")), &mount.container_path, &options))
+}
+
+/// Options that take something away. What gives something back, or has a field of its own, isn't one.
+fn mount_options(mount: &runtime_lifecycle::Mount) -> Result<Vec<&str>, EngineError> {
+    const KNOWN: [&str; 16] = [
+        "noexec",
+        "nosuid",
+        "nodev",
+        "noatime",
+        "nodiratime",
+        "relatime",
+        "strictatime",
+        "nosymfollow",
+        "rnoexec",
+        "rnosuid",
+        "rnodev",
+        "rnoatime",
+        "rnodiratime",
+        "rrelatime",
+        "rstrictatime",
+        "rnosymfollow",
+    ];
+    let mut options = Vec::with_capacity(mount.options.len());
+    let mut times = None;
+    for option in &mount.options {
+        let wrong = |why: &str| {
+            let option: String = option.chars().take(100).collect();
+            Err(EngineError::invalid(format!("mount {:?}: mount_options: {option:?}", mount.container_path), why))
+        };
+        let plain = option.strip_prefix('r').filter(|rest| *rest != "elatime").unwrap_or(option);
+        match option.as_str() {
+            "ro" | "rw" | "rro" => return wrong("is what readonly and recursive_read_only say"),
+            "bind" | "rbind" | "private" | "rprivate" | "slave" | "rslave" | "shared" | "rshared" => {
+                return wrong("is what propagation says");
+            }
+            "exec" | "suid" | "dev" | "symfollow" => return wrong("would allow what the host's mount may forbid"),
+            known if KNOWN.contains(&known) => {}
+            _ => return wrong(&format!("is not known; known are {}", KNOWN.join(", "))),
+        }
+        if plain.ends_with("atime") && plain != "nodiratime" && times.replace(plain).is_some_and(|one| one != plain) {
+            return wrong("contradicts another one: access times are kept in one way");
+        }
+        options.push(option.as_str());
+    }
+    Ok(options)
 }
 
 fn covered_by(mount: &Mount, covered: &impl Fn(&str) -> bool) -> bool {

@@ -61,13 +61,18 @@ fn one(name: &str, value: &str, namespaces: &NamespaceModes) -> Result<(String, 
 
 #[cfg(test)]
 mod tests {
-    use runtime_lifecycle::{IpcMode, NamespaceModes, NetworkMode, PidMode};
+    use runtime_lifecycle::{IpcMode, NamespaceModes, NetworkMode, PidMode, UserMode};
 
     use super::check;
 
     #[test]
     fn only_what_is_the_pods_own() {
-        let own = NamespaceModes { network: NetworkMode::Pod, pid: PidMode::Container, ipc: IpcMode::Pod };
+        let own = NamespaceModes {
+            network: NetworkMode::Pod,
+            pid: PidMode::Container,
+            ipc: IpcMode::Pod,
+            user: UserMode::Node,
+        };
         let hosts_network = NamespaceModes { network: NetworkMode::Node, ..own };
         let hosts_ipc = NamespaceModes { ipc: IpcMode::Node, ..own };
         for (name, namespaces, told) in [

@@ -5,12 +5,13 @@ use oci_spec::{
     runtime::{Capability, LinuxNamespaceType, Spec},
 };
 use runtime_lifecycle::{
-    CapabilityChange, ContainerConfig, EnvironmentVariable, ImageName, IpcMode, Metadata, Mount, NamespaceModes,
-    NetworkMode, PidMode, Privilege, Propagation, ReadOnly, Resources, SandboxConfig, Security, Stdin, Terminal,
+    CapabilityChange, ContainerConfig, EnvironmentVariable, ImageMount, ImageName, IpcMode, Metadata, Mount,
+    NamespaceModes, NetworkMode, PidMode, Privilege, Propagation, ReadOnly, Resources, SandboxConfig, Security, Stdin,
+    Terminal, UserMode,
 };
 
 use super::{Placement, build, capabilities::held, exec_process};
-use crate::{EngineError, users::Resolved};
+use crate::{EngineError, lsm::Labels, users::Resolved};
 
 fn sandbox() -> SandboxConfig {
     SandboxConfig {
@@ -22,9 +23,16 @@ fn sandbox() -> SandboxConfig {
         labels: [].into(),
         annotations: [].into(),
         cgroup_parent: None,
-        namespaces: NamespaceModes { network: NetworkMode::Pod, pid: PidMode::Container, ipc: IpcMode::Pod },
+        namespaces: NamespaceModes {
+            network: NetworkMode::Pod,
+            pid: PidMode::Container,
+            ipc: IpcMode::Pod,
+            user: UserMode::Node,
+        },
         sysctls: [].into(),
         privilege: Privilege::Confined,
+        overhead: Resources::default(),
+        resources: Resources::default(),
         runtime_handler: String::new(),
     }
 }
@@ -40,6 +48,7 @@ fn container() -> ContainerConfig {
         envs: Vec::new(),
         mounts: Vec::new(),
         devices: Vec::new(),
+        cdi_devices: Vec::new(),
         labels: [].into(),
         annotations: [].into(),
         log_path: "".into(),
@@ -82,6 +91,7 @@ fn built(sandbox: &SandboxConfig, config: &ContainerConfig, image: &ImageConfigu
         available: &everything(),
         devices: &[],
         seccomp: None,
+        labels: &Labels::default(),
     })
 }
 
@@ -119,7 +129,7 @@ fn command_and_args_replace_the_images() {
 
 #[test]
 fn the_environment_is_merged_in_place() {
-    let variable = |name: &str, value: &str| EnvironmentVariable { name: name.to_owned(), value: value.to_owned() };
+    let variable = |name: &str, value: &str| EnvironmentVariable { name: name.to_owned(), value: value.into() };
     let config =
         ContainerConfig { envs: vec![variable("B", "mine"), variable("Z", ""), variable("B", "last")], ..container() };
     let spec = built(&sandbox(), &config, &image(&["/e"], &[], &["PATH=/bin", "A=1", "B=2", "=x", "LONE"], "/w"));
@@ -157,6 +167,7 @@ fn capabilities_are_the_default_plus_and_minus() {
     assert_eq!(count("CHOWN", "ALL"), Some(1));
     assert_eq!(count("ALL", ""), Some(41));
     assert_eq!(count("ALL", "CHOWN"), Some(40));
+    assert_eq!(count("ALL CHOWN", "ALL"), Some(1));
     assert_eq!(count("NOPE", ""), None);
 }
 
@@ -170,6 +181,12 @@ fn namespaces_and_walls() {
     };
     use LinuxNamespaceType::{Cgroup, Mount, Pid};
     assert_eq!(kinds(&sandbox(), &container()), (vec![Mount, Pid, Cgroup], Some(14)));
+    let mut users = sandbox();
+    let range = runtime_lifecycle::IdRange { container: 0, host: 100_000, length: 65_536 };
+    users.namespaces.user = UserMode::Pod(runtime_lifecycle::IdMappings { uids: range, gids: range });
+    assert_eq!(kinds(&users, &container()).1, None, "procMount: Unmasked");
+    let masked = Security { masked_paths: Some(words("/proc/kcore")), ..Security::default() };
+    assert_eq!(kinds(&users, &ContainerConfig { security: masked, ..container() }).1, Some(1));
     let mut shared = sandbox();
     shared.namespaces.pid = PidMode::Pod;
     assert_eq!(kinds(&shared, &container()).0, [Mount, Cgroup]);
@@ -186,6 +203,9 @@ fn volume(to: &str) -> Mount {
         host_path: "/srv/data".to_owned(),
         read_only: ReadOnly::No,
         propagation: Propagation::Private,
+        options: Vec::new(),
+        id_mappings: None,
+        image: None,
     }
 }
 
@@ -210,6 +230,35 @@ fn mounts_are_sorted_by_depth_and_replace_ours() {
         let config = ContainerConfig { mounts: vec![bad], ..container() };
         assert!(built(&sandbox(), &config, &image(&["/e"], &[], &[], "")).is_err());
     }
+}
+
+#[test]
+fn options_of_a_mount_only_take_away() {
+    let options = |mount: Mount| {
+        let config = ContainerConfig { mounts: vec![mount], ..container() };
+        let spec = built(&sandbox(), &config, &image(&["/e"], &[], &[], "")).ok()?;
+        let mount = spec.mounts().as_ref()?.last()?.clone();
+        Some(format!("{} {}", mount.source().as_ref()?.display(), mount.options().as_ref()?.join(",")))
+    };
+    let with = |given: &str| options(Mount { options: words(given), ..volume("/a/b/c") });
+    assert_eq!(with("").as_deref(), Some("/srv/data rbind,rprivate,rw"));
+    assert_eq!(with("noexec rnosuid noatime").as_deref(), Some("/srv/data rbind,rprivate,rw,noexec,rnosuid,noatime"));
+    assert!(with("relatime rrelatime nodiratime").is_some());
+    for bad in ["exec", "suid", "dev", "rw", "ro", "rro", "bind", "rshared", "size=1", "loop", "noatime strictatime"] {
+        assert_eq!(with(bad), None, "{bad}");
+    }
+    let image = Mount {
+        host_path: String::new(),
+        read_only: ReadOnly::Yes,
+        image: Some(ImageMount { image: "i".to_owned(), sub_path: String::new() }),
+        options: words("noatime"),
+        ..volume("/a/b/c")
+    };
+    let told = "podwright:image/0 rbind,rprivate,ro,nosuid,nodev,noexec,noatime";
+    assert_eq!(options(image.clone()).as_deref(), Some(told));
+    assert_eq!(options(Mount { read_only: ReadOnly::No, ..image.clone() }), None);
+    assert_eq!(options(Mount { propagation: Propagation::HostToContainer, ..image.clone() }), None);
+    assert_eq!(options(Mount { host_path: "/srv".to_owned(), ..image }), None);
 }
 
 #[test]

@@ -16,7 +16,7 @@ use images_service::{Images, ImagesConfig, RegistryConfig};
 use runtime_engine::{Engine, EngineConfig, Limits};
 use runtime_lifecycle::{
     ContainerConfig, ContainerId, ContainerState, ImageName, IpcMode, Metadata, NamespaceModes, NetworkMode, PidMode,
-    Privilege, Resources, SandboxConfig, SandboxId, Security, Stdin, Terminal,
+    Privilege, Resources, SandboxConfig, SandboxId, Security, Stdin, Terminal, UserMode,
 };
 use tokio::runtime::Runtime;
 
@@ -89,6 +89,7 @@ impl Machine {
             run: root.join("run"),
             supervisor_program: supervisor(),
             cgroup_root: format!("/{}", self.name),
+            cdi_spec_dirs: Vec::new(),
             resolv_conf: "/etc/resolv.conf".into(),
             limits: Limits::default(),
         };
@@ -96,6 +97,7 @@ impl Machine {
             root: root.join("images"),
             registry: RegistryConfig::default(),
             embedded: Vec::new(),
+            pinned: Vec::new(),
             layers_at_once: 2,
         };
         let network = NetworkConfig {
@@ -149,9 +151,16 @@ impl Machine {
             labels: [].into(),
             annotations: [].into(),
             cgroup_parent: None,
-            namespaces: NamespaceModes { network: NetworkMode::Pod, pid: PidMode::Container, ipc: IpcMode::Pod },
+            namespaces: NamespaceModes {
+                network: NetworkMode::Pod,
+                pid: PidMode::Container,
+                ipc: IpcMode::Pod,
+                user: UserMode::Node,
+            },
             sysctls: [].into(),
             privilege: Privilege::Confined,
+            overhead: Resources::default(),
+            resources: Resources::default(),
             runtime_handler: String::new(),
         }
     }
@@ -167,6 +176,7 @@ impl Machine {
             envs: Vec::new(),
             mounts: Vec::new(),
             devices: Vec::new(),
+            cdi_devices: Vec::new(),
             labels: [].into(),
             annotations: [].into(),
             log_path: format!("{name}.log").into(),
@@ -322,7 +332,7 @@ fn make_archive(directory: &Path) {
     let script = r#"set -e
 mkdir -p image/root/bin image/root/etc image/root/tmp image/root/root
 cp /bin/busybox image/root/bin/busybox
-for name in sh cat echo sleep id test ps true ls mount kill; do ln -s busybox image/root/bin/$name; done
+for name in sh cat echo sleep id test ps true ls mount kill setsid grep stty tty yes; do ln -s busybox image/root/bin/$name; done
 echo 'root:x:0:0:root:/root:/bin/sh' > image/root/etc/passwd
 echo 'root:x:0:root' > image/root/etc/group
 tar -C image/root --numeric-owner --owner=0 --group=0 -cf image/layer.tar .

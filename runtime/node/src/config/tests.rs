@@ -64,6 +64,7 @@ fn every_flag_is_a_key() {
             "log-level" => format!("{flag} = 'debug'"),
             "keeper" => format!("{flag} = 'off'"),
             "pod-cidr" => format!("{flag} = '10.1.0.0/16'"),
+            "streaming-address" => format!("{flag} = '127.0.0.1:10010'"),
             _ => format!("{flag} = '/some/where'"),
         };
         let parsed = NodeOptions::parse("config.toml", &text);

@@ -30,6 +30,8 @@ pub(crate) enum Missing {
     Error,
     /// A warning: the kernel was built without it (swap accounting), and the pod runs all the same.
     Warning,
+    /// Nothing: a kubelet forbids huge pages of every size that it knows, and none can be had without the file.
+    Nothing,
 }
 
 /// Most entries of `linux.resources.unified`.
@@ -60,7 +62,11 @@ pub(crate) fn writes(resources: &LinuxResources, version: Version) -> Result<Vec
         }
         let (v1, v2) = (format!("hugetlb.{size}.limit_in_bytes"), format!("hugetlb.{size}.max"));
         list.both("hugetlb", &v1, &v2, limit.limit().to_string());
-        list.may_be_missing();
+        if limit.limit() == 0
+            && let Some(last) = list.writes.last_mut()
+        {
+            last.missing = Missing::Nothing;
+        }
     }
     if let (Some(unified), Version::V2) = (resources.unified(), version) {
         if unified.len() > UNIFIED_MAX {

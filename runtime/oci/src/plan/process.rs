@@ -1,23 +1,30 @@
 //! `process`: what a new process becomes after its root stands. The same for a container's first and for an exec.
 
+use std::borrow::Cow;
 use std::ffi::CString;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
 use oci_spec::runtime::{Capability, Process};
+use runtime_sys::emerge::Load;
 use runtime_sys::privileges::Capabilities;
 use runtime_sys::process::{Limit, Namespaces, Resource, StringList, resource_limit};
 use runtime_sys::seccomp::Program;
 
 use super::{Facts, Plan, absolute, join_cgroup, text};
-use crate::step::{Command, Console, Step};
-use crate::{ContainerCgroup, OciError};
+use crate::launch::{ExecTarget, Tracers};
+use crate::seccomp::allows;
+use crate::step::{Command, Console, Module, Step};
+use crate::{ContainerCgroup, OciError, users};
 
 /// Most arguments and environment variables together; the kernel's own limit is on bytes.
 const STRINGS_MAX: usize = 100_000;
 
 /// Where a program without a slash is looked for when the environment has no PATH.
 const PATH_DEFAULT: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
+/// Longest label of a security module, in bytes; the kernel takes a page with a word before it.
+const LABEL_BYTES_MAX: usize = 4000;
 
 /// Most directories of PATH that are tried.
 const PATH_DIRECTORIES_MAX: usize = 1024;
@@ -27,26 +34,71 @@ pub(crate) fn exec_steps(
     process: &Process,
     init: OwnedFd,
     leaf: &ContainerCgroup,
-    container: &ContainerCgroup,
+    target: &ExecTarget<'_>,
     filter: Option<Arc<Program>>,
     facts: &Facts,
 ) -> Result<Plan, OciError> {
+    let users = target.users;
+    let facts = &users.map_or(*facts, |_| users::facts_inside(facts));
     let mut warnings = Vec::new();
+    let oom_score = oom_score(process, facts, &mut warnings)?;
+    let last = last_steps(process, filter.clone(), facts, &mut warnings)?;
     let mut steps = vec![Step::BeginAnew];
-    let birth = join_cgroup(&mut steps, leaf, Some(container))?;
-    steps.push(Step::NewSessionKeyring);
-    steps.extend(oom_score(process, facts, &mut warnings)?);
-    let namespaces =
+    let birth = join_cgroup(&mut steps, leaf, Some(target.cgroup))?;
+    steps.extend(oom_score);
+    let mut namespaces =
         Namespaces::MOUNT.and(Namespaces::NETWORK).and(Namespaces::IPC).and(Namespaces::UTS).and(Namespaces::CGROUP);
-    let duplicate = init
-        .try_clone()
-        .map_err(|error| runtime_sys::SysError::from_io("fcntl(F_DUPFD_CLOEXEC)", &error))
-        .map_err(|source| OciError::Kernel { step: "join the container".to_owned(), source })?;
+    if let Some(map) = users {
+        users::check_ids(process, map)?;
+        steps.extend(users::gifts(process, map, &last));
+        namespaces = namespaces.and(Namespaces::USER);
+    }
+    let (duplicate, pid) = match target.tracers {
+        Tracers::None => {
+            let duplicate = init
+                .try_clone()
+                .map_err(|error| runtime_sys::SysError::from_io("fcntl(F_DUPFD_CLOEXEC)", &error))
+                .map_err(|source| OciError::Kernel { step: "join the container".to_owned(), source })?;
+            (duplicate, Some(init))
+        }
+        // The process-id namespace is its child's alone: what it still may and holds is seen by nobody in there.
+        Tracers::Possible => {
+            namespaces = namespaces.and(Namespaces::PID);
+            (init, None)
+        }
+    };
     steps.push(Step::JoinProcess(duplicate, namespaces));
+    steps.push(Step::NewSessionKeyring);
     steps.push(Step::TakeRoot);
     steps.push(Step::OpenTerminal { console: Console::None });
-    steps.extend(last_steps(process, filter.clone(), facts, &mut warnings)?);
-    Ok(Plan { steps, slots: 0, namespaces: Namespaces::NONE, pid: Some(init), birth, seccomp: filter, warnings })
+    match target.tracers {
+        Tracers::None => steps.extend(last),
+        Tracers::Possible => steps.extend(emerging(last, filter.as_deref(), process.terminal() == Some(true))),
+    }
+    Ok(Plan { steps, slots: 0, namespaces: Namespaces::NONE, pid, birth, seccomp: filter, warnings })
+}
+
+/// The last steps of a process that appears among others: in place of the announcement it goes inside.
+///
+/// Without `no_new_privs` only CAP_SYS_ADMIN loads a filter. The process outside still has it and loads the filter, unless
+/// the filter refuses what is to be done after it: then the process inside has that capability for as long as the load
+/// takes, since a profile that works elsewhere must not stop an exec.
+fn emerging(steps: Vec<Step>, filter: Option<&Program>, terminal: bool) -> impl Iterator<Item = Step> {
+    const CLONE_PARENT_SETTID: u64 = 0x0010_0000;
+    const CLONE_PARENT: u64 = 0x8000;
+    const TIOCSCTTY: u64 = 0x540e;
+    let needs_right = steps.iter().any(|step| match step {
+        Step::Capabilities { loading, .. } => *loading != Capabilities::NONE,
+        _ => false,
+    });
+    let let_through = |filter: &Program| {
+        allows(filter, "capset", &[])
+            && allows(filter, "clone", &[CLONE_PARENT | CLONE_PARENT_SETTID])
+            && allows(filter, "setsid", &[])
+            && (!terminal || allows(filter, "ioctl", &[0, TIOCSCTTY]))
+    };
+    let load = if needs_right && filter.is_some_and(let_through) { Load::Outside } else { Load::Inside };
+    steps.into_iter().map(move |step| if matches!(step, Step::Announce) { Step::Emerge(load) } else { step })
 }
 
 /// From the streams to the program.
@@ -68,7 +120,8 @@ pub(super) fn last_steps(
         inheritable: sets.ambient,
         loading,
     };
-    let mut steps = vec![Step::Stdio { uid: user.uid() }];
+    let mut steps = labels(process)?;
+    steps.push(Step::Stdio { uid: user.uid() });
     let limits = limits(process, facts, warnings)?;
     if !limits.is_empty() {
         steps.push(Step::Limits(limits));
@@ -93,6 +146,23 @@ pub(super) fn last_steps(
         }
     }
     steps.push(Step::Execute(Box::new(command)));
+    Ok(steps)
+}
+
+/// Written while the process still has every right and no limit; they hold from `execve` on.
+fn labels(process: &Process) -> Result<Vec<Step>, OciError> {
+    let labels = [
+        (Module::AppArmor, "process.apparmorProfile", process.apparmor_profile()),
+        (Module::Selinux, "process.selinuxLabel", process.selinux_label()),
+    ];
+    let mut steps = Vec::new();
+    for (module, field, label) in labels {
+        let Some(label) = label.as_ref().filter(|label| !label.is_empty()) else { continue };
+        if label.len() > LABEL_BYTES_MAX || label.chars().any(char::is_control) {
+            return Err(OciError::invalid(format!("{field}: is no label")));
+        }
+        steps.push(Step::Confine { module, label: label.clone() });
+    }
     Ok(steps)
 }
 
@@ -183,35 +253,48 @@ fn limits(process: &Process, facts: &Facts, warnings: &mut Vec<String>) -> Resul
     Ok(list)
 }
 
+/// A variable's bytes. One that is no text is written as a NUL, which can stand in no other, and hexadecimal digits.
+fn variable(written: &str) -> Result<Cow<'_, [u8]>, OciError> {
+    let Some(digits) = written.strip_prefix('\0') else { return Ok(Cow::Borrowed(written.as_bytes())) };
+    let wrong = || OciError::invalid("process.env: has a NUL byte");
+    let value = |digit: &u8| char::from(*digit).to_digit(16).and_then(|value| u8::try_from(value).ok());
+    let pairs = digits.as_bytes().chunks(2).map(|pair| match pair {
+        [high, low] => Some(value(high)? << 4 | value(low)?),
+        _ => None,
+    });
+    pairs.collect::<Option<Vec<u8>>>().map(Cow::Owned).ok_or_else(wrong)
+}
+
 fn command(process: &Process) -> Result<Command, OciError> {
     let arguments = process.args().as_deref().unwrap_or_default();
     let environment = process.env().as_deref().unwrap_or_default();
     if arguments.len() + environment.len() > STRINGS_MAX {
         return Err(OciError::invalid(format!("process: more than {STRINGS_MAX} arguments and variables")));
     }
+    let environment = environment.iter().map(|one| variable(one)).collect::<Result<Vec<_>, _>>()?;
     let name = arguments.first().filter(|name| !name.is_empty());
     let name = name.ok_or_else(|| OciError::invalid("process.args: there is no program to execute"))?.clone();
     let candidates = if name.contains('/') {
         vec![text(name.as_bytes(), "process.args")?]
     } else {
-        let path = environment.iter().rev().find_map(|variable| variable.strip_prefix("PATH="));
-        path.unwrap_or(PATH_DEFAULT)
-            .split(':')
+        let path = environment.iter().rev().find_map(|variable| variable.strip_prefix(b"PATH="));
+        path.unwrap_or(PATH_DEFAULT.as_bytes())
+            .split(|byte| *byte == b':')
             .take(PATH_DIRECTORIES_MAX)
             .map(|directory| {
-                let directory = if directory.is_empty() { "." } else { directory };
-                text(format!("{directory}/{name}").as_bytes(), "process.args")
+                let directory = if directory.is_empty() { b"." } else { directory };
+                text(&[directory, b"/", name.as_bytes()].concat(), "process.args")
             })
             .collect::<Result<_, _>>()?
     };
-    let list = |strings: &[String], field: &str| -> Result<StringList, OciError> {
-        let strings: Vec<CString> = strings.iter().map(|s| text(s.as_bytes(), field)).collect::<Result<_, _>>()?;
+    fn list<S: AsRef<[u8]>>(strings: &[S], field: &str) -> Result<StringList, OciError> {
+        let strings: Vec<CString> = strings.iter().map(|s| text(s.as_ref(), field)).collect::<Result<_, _>>()?;
         Ok(StringList::new(strings))
-    };
+    }
     Ok(Command {
         name,
         candidates,
         arguments: list(arguments, "process.args")?,
-        environment: list(environment, "process.env")?,
+        environment: list(&environment, "process.env")?,
     })
 }

@@ -4,7 +4,7 @@
 use runtime_sys::SysResult;
 use runtime_sys::seccomp::{Instruction, LoadFlags, Program};
 
-use super::{Condition, ENOSYS, Rule, Table, Test, Verdict, Width, names};
+use super::{Condition, ENOSYS, Rule, Table, Test, Verdict, Width};
 
 const LOAD: u16 = 0x20;
 const JUMP: u16 = 0x05;
@@ -24,7 +24,14 @@ const NATIVE: u32 = 0xc000_003e;
 #[cfg(target_arch = "aarch64")]
 const NATIVE: u32 = 0xc000_00b7;
 /// i386.
+#[cfg(target_arch = "x86_64")]
 const COMPAT: u32 = 0x4000_0003;
+/// 32-bit ARM.
+#[cfg(target_arch = "aarch64")]
+const COMPAT: u32 = 0x4000_0028;
+
+/// Where ARM's private calls begin: far above all others, and no measure of how new a profile is.
+const PRIVATE: u32 = 0x000f_0000;
 
 /// Where x32's numbers begin on x86-64. Nearly no kernel has it switched on; it is answered as if none had, since its
 /// numbers would be a way around every rule. (Also -1, which no call has.)
@@ -38,14 +45,14 @@ pub(super) fn program(
     flags: LoadFlags,
 ) -> SysResult<Program> {
     let mut body = vec![plain(LOAD, NUMBER), jump(GREATER_OR_EQUAL, X32, 0, 1), answer(Verdict::errno(ENOSYS))];
-    body.extend(tree(&segments(native, names::NATIVE, default), default));
+    body.extend(tree(&segments(native, default), default));
     let mut all = vec![plain(LOAD, ARCHITECTURE), jump(EQUAL, NATIVE, 1, 0), plain(JUMP, length(&body))];
     all.extend(body);
-    if let Some(compat) = compat.filter(|_| !names::COMPAT.is_empty()) {
+    if let Some(compat) = compat {
         all.push(jump(EQUAL, COMPAT, 1, 0));
         all.push(answer(Verdict::KILL_PROCESS));
         all.push(plain(LOAD, NUMBER));
-        all.extend(tree(&segments(compat, names::COMPAT, default), default));
+        all.extend(tree(&segments(compat, default), default));
     } else {
         all.push(answer(Verdict::KILL_PROCESS));
     }
@@ -81,27 +88,25 @@ enum Leaf<'a> {
 }
 
 /// Every number from 0 on, neighbours with the same verdict joined.
-fn segments<'a>(table: &'a Table, names: &[(&str, u32)], default: Verdict) -> Vec<Segment<'a>> {
-    let mut segments: Vec<Segment<'a>> = Vec::new();
-    let mut push = |start: u32, leaf: Leaf<'a>| match segments.last() {
-        Some(last) if last.leaf == leaf && matches!(leaf, Leaf::Always(_)) => {}
+fn segments(table: &Table, default: Verdict) -> Vec<Segment<'_>> {
+    let mut segments: Vec<Segment<'_>> = Vec::new();
+    let mut push = |start: u32, leaf| match segments.last() {
+        Some(Segment { leaf: last, .. }) if *last == leaf && matches!(leaf, Leaf::Always(_)) => {}
         _ => segments.push(Segment { start, leaf }),
     };
+    // A call that is newer than all that are named: programs fall back on ENOSYS, not on EPERM.
+    let newest = table.keys().copied().filter(|number| *number < PRIVATE).max();
+    let unknown = if default.is_errno() && newest.is_some() { Verdict::errno(ENOSYS) } else { default };
+    let gap = |number: u32| Leaf::Always(if newest.is_some_and(|newest| number > newest) { unknown } else { default });
     let mut next = 0;
     for (number, rules) in table {
         if *number > next {
-            push(next, Leaf::Always(default));
+            push(next, gap(next));
         }
         push(*number, leaf(rules));
         next = number + 1;
     }
-    let newest = names.iter().map(|(_, number)| *number).max().unwrap_or(0);
-    if next <= newest {
-        push(next, Leaf::Always(default));
-    }
-    // A call that is newer than this table: programs fall back on ENOSYS, not on EPERM.
-    let unknown = if default.is_errno() { Verdict::errno(ENOSYS) } else { default };
-    push(newest.max(next.saturating_sub(1)) + 1, Leaf::Always(unknown));
+    push(next, gap(next));
     segments
 }
 
@@ -153,7 +158,7 @@ fn chain(rules: &[Rule], default: Verdict) -> Vec<Instruction> {
                 let (held, failed) = (rest, rest + left + 1);
                 let distance = |to: To| match to {
                     To::Next => 0,
-                    To::Held => u8::try_from(held).expect("a condition has at most seven instructions"),
+                    To::Held => u8::try_from(held).expect("a condition has at most eight instructions"),
                     To::Failed => u8::try_from(failed).expect("a rule has at most six conditions"),
                 };
                 code.push(jump(piece.code, piece.operand, distance(piece.on_true), distance(piece.on_false)));
@@ -187,7 +192,11 @@ struct Piece {
 fn compare(condition: &Condition) -> Vec<Piece> {
     let piece = |code, operand, on_true, on_false| Piece { code, operand, on_true, on_false };
     let base = ARGUMENTS + 8 * u32::from(condition.argument);
-    let load_low = || piece(LOAD, base, To::Next, To::Next);
+    let load_low = || {
+        let load = piece(LOAD, base, To::Next, To::Next);
+        let cut = (condition.width == Width::Short).then(|| piece(AND, 0xffff, To::Next, To::Next));
+        [Some(load), cut].into_iter().flatten()
+    };
     let load_high = || piece(LOAD, base + 4, To::Next, To::Next);
     let (low, high) = (|value: u64| half(value, Half::Low), |value: u64| half(value, Half::High));
     let full = condition.width == Width::Full;
@@ -197,20 +206,20 @@ fn compare(condition: &Condition) -> Vec<Piece> {
             if full {
                 code.extend([load_high(), piece(EQUAL, high(value), To::Next, To::Failed)]);
             }
-            code.extend([load_low(), piece(EQUAL, low(value), To::Next, To::Failed)]);
+            code.extend(load_low().chain([piece(EQUAL, low(value), To::Next, To::Failed)]));
         }
         Test::NotEqual(value) => {
             if full {
                 code.extend([load_high(), piece(EQUAL, high(value), To::Next, To::Held)]);
             }
-            code.extend([load_low(), piece(EQUAL, low(value), To::Failed, To::Next)]);
+            code.extend(load_low().chain([piece(EQUAL, low(value), To::Failed, To::Next)]));
         }
         Test::Masked(mask, value) => {
             if full {
                 code.extend([load_high(), piece(AND, high(mask), To::Next, To::Next)]);
                 code.push(piece(EQUAL, high(value), To::Next, To::Failed));
             }
-            code.extend([load_low(), piece(AND, low(mask), To::Next, To::Next)]);
+            code.extend(load_low().chain([piece(AND, low(mask), To::Next, To::Next)]));
             code.push(piece(EQUAL, low(value), To::Next, To::Failed));
         }
         Test::Greater(value) | Test::GreaterOrEqual(value) => {
@@ -219,7 +228,7 @@ fn compare(condition: &Condition) -> Vec<Piece> {
                 code.push(piece(EQUAL, high(value), To::Next, To::Failed));
             }
             let last = if matches!(condition.test, Test::Greater(_)) { GREATER } else { GREATER_OR_EQUAL };
-            code.extend([load_low(), piece(last, low(value), To::Next, To::Failed)]);
+            code.extend(load_low().chain([piece(last, low(value), To::Next, To::Failed)]));
         }
         Test::Less(value) | Test::LessOrEqual(value) => {
             if full {
@@ -227,7 +236,7 @@ fn compare(condition: &Condition) -> Vec<Piece> {
                 code.push(piece(EQUAL, high(value), To::Next, To::Held));
             }
             let last = if matches!(condition.test, Test::Less(_)) { GREATER_OR_EQUAL } else { GREATER };
-            code.extend([load_low(), piece(last, low(value), To::Failed, To::Next)]);
+            code.extend(load_low().chain([piece(last, low(value), To::Failed, To::Next)]));
         }
     }
     code

@@ -13,7 +13,7 @@ const ALLOWED: &[&str] = &[
      file_getattr file_setattr flock fstat fstat64 fstatat64 fstatfs fstatfs64 fsync ftruncate ftruncate64 futimesat \
      getcwd getdents getdents64 ioctl lchown lchown32 link linkat _llseek lseek lstat lstat64 mkdir mkdirat mknod mknodat \
      name_to_handle_at newfstatat open openat openat2 pread64 preadv preadv2 pwrite64 pwritev pwritev2 read readahead \
-     readlink readlinkat readv rename renameat renameat2 rmdir sendfile sendfile64 splice stat stat64 statfs statfs64 \
+     readlink readlinkat readv rename renameat renameat2 rmdir sendfile sendfile64 splice arm_fadvise64_64 arm_sync_file_range stat stat64 statfs statfs64 \
      statx symlink symlinkat sync sync_file_range syncfs tee truncate truncate64 umask unlink unlinkat utime utimensat \
      utimensat_time64 utimes vmsplice write writev",
     // Extended attributes.
@@ -52,8 +52,8 @@ const ALLOWED: &[&str] = &[
     "ipc mq_getsetattr mq_notify mq_open mq_timedreceive mq_timedreceive_time64 mq_timedsend mq_timedsend_time64 \
      mq_unlink msgctl msgget msgrcv msgsnd semctl semget semop semtimedop semtimedop_time64 shmat shmctl shmdt shmget",
     // Watching, confining oneself, the rest.
-    "fanotify_mark getrandom inotify_add_watch inotify_init inotify_init1 inotify_rm_watch landlock_add_rule \
-     landlock_create_ruleset landlock_restrict_self seccomp sysinfo uname",
+    "breakpoint cacheflush fanotify_mark get_tls getrandom inotify_add_watch inotify_init inotify_init1 inotify_rm_watch landlock_add_rule \
+     landlock_create_ruleset landlock_restrict_self seccomp set_tls sysinfo uname",
 ];
 
 /// Allowed to who has the capability.

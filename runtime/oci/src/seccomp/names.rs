@@ -1,6 +1,40 @@
 //! System calls by name, sorted by name for the search. Numbers are the kernel's (`asm/unistd_64.h`, `asm/unistd_32.h`,
 //! `asm-generic/unistd.h`), up to Linux 6.17.
 
+#[cfg(any(target_arch = "aarch64", test))]
+mod arm;
+#[cfg(test)]
+pub(super) use arm::ARM;
+
+/// The architecture of [`COMPAT`], in the specification's words.
+#[cfg(target_arch = "x86_64")]
+pub(super) const COMPAT_ARCH: oci_spec::runtime::Arch = oci_spec::runtime::Arch::ScmpArchX86;
+#[cfg(target_arch = "aarch64")]
+pub(super) const COMPAT_ARCH: oci_spec::runtime::Arch = oci_spec::runtime::Arch::ScmpArchArm;
+
+/// Whether a name is one that profiles have for other machines' sake.
+pub(super) fn is_of_another_machine(name: &str) -> bool {
+    const PREFIXES: [&str; 6] = ["arm_", "s390_", "riscv_", "spu_", "ppc_", "pciconfig_"];
+    const NAMES: [&str; 15] = [
+        "breakpoint",
+        "cacheflush",
+        "get_tls",
+        "multiplexer",
+        "or1k_atomic",
+        "recv",
+        "rtas",
+        "send",
+        "set_tls",
+        "swapcontext",
+        "sync_file_range2",
+        "subpage_prot",
+        "switch_endian",
+        "usr26",
+        "usr32",
+    ];
+    PREFIXES.iter().any(|prefix| name.starts_with(prefix)) || NAMES.contains(&name)
+}
+
 #[cfg(target_arch = "x86_64")]
 /// x86-64.
 #[rustfmt::skip]
@@ -243,6 +277,6 @@ pub(super) const NATIVE: &[(&str, u32)] = &[
     ("vmsplice", 75), ("wait4", 260), ("waitid", 95), ("write", 64), ("writev", 66),
 ];
 
-/// 32-bit ARM's calls aren't let through.
+/// 32-bit ARM.
 #[cfg(target_arch = "aarch64")]
-pub(super) const COMPAT: &[(&str, u32)] = &[];
+pub(super) const COMPAT: &[(&str, u32)] = arm::ARM;

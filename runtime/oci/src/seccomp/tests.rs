@@ -2,6 +2,8 @@ use std::time::Instant;
 
 use super::*;
 
+mod profiles;
+
 /// Classic BPF as the kernel runs it, on one call.
 fn run(program: &Program, architecture: u32, number: u32, arguments: [u64; 6]) -> u32 {
     let mut data = vec![number, architecture, 0, 0];
@@ -59,7 +61,7 @@ fn default_profile(capabilities: &[&str]) -> Arc<Program> {
 
 #[test]
 fn tables_are_sorted_for_the_search() {
-    for table in [names::NATIVE, names::COMPAT] {
+    for table in [names::NATIVE, names::COMPAT, names::ARM] {
         assert!(table.windows(2).all(|pair| pair[0].0 < pair[1].0));
     }
 }
@@ -68,7 +70,7 @@ fn tables_are_sorted_for_the_search() {
 fn expected(rules: Option<&Vec<Rule>>, default: Verdict, arguments: [u64; 6]) -> u32 {
     let holds = |condition: &Condition| {
         let value = arguments[usize::from(condition.argument)];
-        let value = if condition.width == Width::Low { value & 0xffff_ffff } else { value };
+        let value = value & condition.width.mask();
         match condition.test {
             Test::Equal(with) => value == with,
             Test::NotEqual(with) => value != with,
@@ -206,7 +208,8 @@ fn a_profile_of_the_specification() {
             {"names":["socket"],"action":"SCMP_ACT_KILL_PROCESS","args":[{"index":0,"value":38,"op":"SCMP_CMP_EQ"}]},
             {"names":["kill"],"action":"SCMP_ACT_LOG","args":[{"index":1,"value":9,"op":"SCMP_CMP_EQ"},{"index":1,"value":15,"op":"SCMP_CMP_EQ"}]}]}"#,
     ))
-    .expect("compiles");
+    .expect("compiles")
+    .program;
     let answer = |name: &str, arguments| run(&program, X86_64, native(name), arguments);
     assert_eq!(answer("mkdir", [0; 6]), 0x0005_000d);
     assert_eq!(answer("rmdir", [0; 6]), ALLOW);

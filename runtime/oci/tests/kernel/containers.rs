@@ -5,7 +5,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::time::{Duration, Instant};
 
-use runtime_oci::{ErrorKind, Joins, Progress, SeccompChoice, Stdio, StopBefore, check_sources, prepare};
+use runtime_oci::{ErrorKind, Joins, Progress, SeccompChoice, Stdio, StopBefore, prepare};
 use runtime_sys::process::{Ended, Limit, Resource, resource_limit, set_resource_limit, wait};
 use runtime_sys::sync::readable;
 use serde_json::{Value, json};
@@ -27,7 +27,6 @@ pub(crate) const TESTS: &[Test] = &[
     ("procfs_is_not_covered", over_proc),
     ("a_program_that_is_not_there", cannot_execute),
     ("a_missing_source_is_named", missing_source),
-    ("sources_are_looked_at_by_a_child", sources),
     ("the_hosts_null_device_is_out_of_reach", null),
     ("five_hundred_mounts_with_256_descriptors", many_mounts),
     ("a_group_frozen_from_within_is_killed", frozen),
@@ -277,20 +276,6 @@ fn missing_source() {
     assert_eq!(error.to_string(), "mount source \"/no/such/place\": no such file or directory");
 }
 
-fn sources() {
-    let this = Fixture::new();
-    let check = |source: &str| {
-        let mut value = spec(&this, "true");
-        let mount = json!({"destination": "/data", "type": "bind", "source": source, "options": ["rbind"]});
-        value["mounts"].as_array_mut().expect("a list").push(mount);
-        let mut look = check_sources(&parse(&value)).expect("starts");
-        assert!(readable(look.descriptor(), Duration::from_secs(10)).expect("polls"));
-        look.advance().expect("has news").map_err(|error| error.to_string())
-    };
-    assert_eq!(check("/etc"), Ok(()));
-    assert_eq!(check("/no/such/place"), Err("mount source \"/no/such/place\": no such file or directory".to_owned()));
-}
-
 fn exec() {
     let this = Fixture::new();
     let value = spec(&this, "sleep 1000");
@@ -336,6 +321,7 @@ fn terminal() {
         root: overlay(&this, &lowers, &paths),
         seccomp: SeccompChoice::RuntimeDefault,
         joins: Joins::default(),
+        volumes: runtime_oci::Volumes::default(),
     };
     let prepared = prepare(input).expect("prepares");
     let cgroup = prepared.cgroup();
@@ -366,6 +352,7 @@ fn create() {
         root: overlay(&this, &lowers, &paths),
         seccomp: SeccompChoice::RuntimeDefault,
         joins: Joins::default(),
+        volumes: runtime_oci::Volumes::default(),
     };
     let prepared = prepare(input).expect("prepares");
     let cgroup = prepared.cgroup();
@@ -378,7 +365,7 @@ fn create() {
     assert!(!readable(output.as_fd(), Duration::from_millis(50)).expect("polls"), "it waits");
     launching.proceed();
     let process = drive(&mut launching).expect("runs");
-    let running = Running { process, cgroup, output, seccomp: None, warnings: Vec::new() };
+    let running = Running { process, cgroup, output, seccomp: None, warnings: Vec::new(), users: None };
     assert_eq!(running.finish().output, "started\n");
 }
 
@@ -512,13 +499,14 @@ fn long_names() {
         root: overlay(&this, &lowers, &paths),
         seccomp: SeccompChoice::RuntimeDefault,
         joins: Joins::default(),
+        volumes: runtime_oci::Volumes::default(),
     };
     let prepared = prepare(input).expect("prepares");
     let cgroup = prepared.cgroup();
     let (stdio, output) = pipes();
     let mut launching = prepared.launch(stdio, StopBefore::Nothing).expect("launches");
     let process = drive(&mut launching).expect("runs");
-    let running = Running { process, cgroup, output, seccomp: None, warnings: Vec::new() };
+    let running = Running { process, cgroup, output, seccomp: None, warnings: Vec::new(), users: None };
     assert_eq!(running.finish().output, "from a long path\n");
 }
 
@@ -533,6 +521,7 @@ fn abandoned() {
         root: overlay(&this, &lowers, &paths),
         seccomp: SeccompChoice::RuntimeDefault,
         joins: Joins::default(),
+        volumes: runtime_oci::Volumes::default(),
     };
     let prepared = prepare(input).expect("prepares");
     let cgroup = prepared.cgroup();

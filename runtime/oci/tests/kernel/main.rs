@@ -4,8 +4,11 @@
 //! since a launch clones the process.
 
 mod containers;
+mod filters;
+mod mounts;
 mod pods;
 mod support;
+mod users;
 
 use libtest_mimic::{Arguments, Failed, Trial};
 
@@ -19,7 +22,14 @@ fn main() {
         // What is looked up once and kept (the hierarchies, a private procfs) is there before descriptors are counted.
         containers::warm_up();
     }
-    let tests: Vec<Test> = containers::TESTS.iter().chain(pods::TESTS).copied().collect();
+    let tests: Vec<Test> = containers::TESTS
+        .iter()
+        .chain(filters::TESTS)
+        .chain(pods::TESTS)
+        .chain(mounts::TESTS)
+        .chain(users::TESTS)
+        .copied()
+        .collect();
     let trials = tests
         .into_iter()
         .map(|(name, test)| {

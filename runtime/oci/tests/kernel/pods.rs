@@ -30,6 +30,7 @@ fn pod(this: &Fixture, pid: PidNamespace) -> PodSpec {
         cgroup: this.cgroup("pause"),
         sysctls: vec![("net.ipv4.ip_unprivileged_port_start".to_owned(), "81".to_owned())],
         shm_bytes: 1024 * 1024,
+        users: None,
     }
 }
 

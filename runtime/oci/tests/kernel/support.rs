@@ -3,7 +3,7 @@
 use std::fs;
 use std::io::Read;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{MetadataExt, symlink};
+use std::os::unix::fs::{MetadataExt, chown, symlink};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -12,10 +12,11 @@ use std::time::Duration;
 use oci_spec::runtime::{Process as ProcessSpec, Spec};
 use runtime_oci::{
     ContainerCgroup, ExecTarget, Input, Joins, Launching, OciError, Process, Progress, RootSource, SeccompChoice,
-    Stdio, StopBefore, Volatile, launch_exec, prepare,
+    Stdio, StopBefore, Tracers, Volatile, Volumes, launch_exec, prepare,
 };
 use runtime_sys::process::{Ended, wait};
 use runtime_sys::sync::readable;
+use runtime_sys::userns::IdMap;
 use serde_json::{Value, json};
 
 const BUSYBOX: &str = "/bin/busybox";
@@ -66,9 +67,10 @@ impl Fixture {
         }
         let this = Self { directory, name };
         fs::copy(BUSYBOX, this.lower().join("bin/busybox")).expect("copies");
-        for applet in
-            ["sh", "cat", "ls", "id", "mount", "sleep", "stat", "grep", "true", "ip", "hostname", "tr", "dd", "mknod"]
-        {
+        for applet in [
+            "sh", "cat", "ls", "id", "mount", "sleep", "stat", "grep", "true", "ip", "hostname", "tr", "dd", "mknod",
+            "touch", "mkdir", "chmod", "umount", "dmesg",
+        ] {
             symlink("busybox", this.lower().join("bin").join(applet)).expect("links");
         }
         this
@@ -158,6 +160,7 @@ pub(crate) struct Running {
     pub(crate) output: fs::File,
     pub(crate) seccomp: Option<std::sync::Arc<runtime_sys::seccomp::Program>>,
     pub(crate) warnings: Vec<String>,
+    pub(crate) users: Option<IdMap>,
 }
 
 pub(crate) struct Outcome {
@@ -174,6 +177,13 @@ pub(crate) fn pipes() -> (Stdio, fs::File) {
     (Stdio::Pipes { stdin, stdout: writer, stderr }, fs::File::from(OwnedFd::from(reader)))
 }
 
+/// Nobody else reaps here.
+fn settle(launching: &mut Launching) {
+    if let Some(former) = launching.take_former() {
+        wait(former.pidfd.as_fd()).expect("waits");
+    }
+}
+
 /// Polls as the supervisor does, with a deadline.
 pub(crate) fn drive(launching: &mut Launching) -> Result<Process, OciError> {
     loop {
@@ -181,8 +191,14 @@ pub(crate) fn drive(launching: &mut Launching) -> Result<Process, OciError> {
         match launching.advance() {
             Progress::Pending => {}
             Progress::Blocked => launching.proceed(),
-            Progress::Running(process) => return Ok(process),
-            Progress::Failed(error) => return Err(error),
+            Progress::Running(process) => {
+                settle(launching);
+                return Ok(process);
+            }
+            Progress::Failed(error) => {
+                settle(launching);
+                return Err(error);
+            }
         }
     }
 }
@@ -193,14 +209,45 @@ pub(crate) fn overlay<'a>(this: &'a Fixture, lowers: &'a [PathBuf], paths: &'a (
 }
 
 pub(crate) fn start(this: &Fixture, value: &Value, seccomp: SeccompChoice, joins: Joins) -> Result<Running, OciError> {
+    start_on(this, value, seccomp, joins, &[this.path("top"), this.lower()])
+}
+
+pub(crate) fn start_on(
+    this: &Fixture,
+    value: &Value,
+    seccomp: SeccompChoice,
+    joins: Joins,
+    lowers: &[PathBuf],
+) -> Result<Running, OciError> {
+    start_all(this, value, seccomp, joins, lowers, Volumes::default())
+}
+
+/// With what the sources of mounts stand for.
+pub(crate) fn start_with(this: &Fixture, value: &Value, volumes: Volumes<'_>) -> Result<Running, OciError> {
     let lowers = [this.path("top"), this.lower()];
+    start_all(this, value, SeccompChoice::RuntimeDefault, Joins::default(), &lowers, volumes)
+}
+
+fn start_all(
+    this: &Fixture,
+    value: &Value,
+    seccomp: SeccompChoice,
+    joins: Joins,
+    lowers: &[PathBuf],
+    volumes: Volumes<'_>,
+) -> Result<Running, OciError> {
     // Fresh ones for each start: a volatile overlay can't be mounted again.
     let number = COUNT.fetch_add(1, Ordering::Relaxed);
     let paths = (this.path(&format!("upper-{number}")), this.path(&format!("work-{number}")));
     fs::create_dir(&paths.0).expect("makes");
     fs::create_dir(&paths.1).expect("makes");
     let spec = parse(value);
-    let prepared = prepare(Input { id: "c", spec: &spec, root: overlay(this, &lowers, &paths), seccomp, joins })?;
+    let users = joins.users.as_ref().map(|users| users.map);
+    if let Some(map) = &users {
+        chown(&paths.0, Some(map.uids.outside), Some(map.gids.outside)).expect("gives");
+    }
+    let root = overlay(this, lowers, &paths);
+    let prepared = prepare(Input { id: "c", spec: &spec, root, seccomp, joins, volumes })?;
     let (cgroup, seccomp, warnings) = (prepared.cgroup(), prepared.seccomp(), prepared.warnings().to_vec());
     let (stdio, output) = pipes();
     let mut launching = match prepared.launch(stdio, StopBefore::Nothing) {
@@ -211,7 +258,7 @@ pub(crate) fn start(this: &Fixture, value: &Value, seccomp: SeccompChoice, joins
         }
     };
     match drive(&mut launching) {
-        Ok(process) => Ok(Running { process, cgroup, output, seccomp, warnings }),
+        Ok(process) => Ok(Running { process, cgroup, output, seccomp, warnings, users }),
         Err(error) => {
             cgroup.remove().expect("removes");
             Err(error)
@@ -220,6 +267,12 @@ pub(crate) fn start(this: &Fixture, value: &Value, seccomp: SeccompChoice, joins
 }
 
 impl Running {
+    fn exec_target<'a>(&'a self, id: &'a str) -> ExecTarget<'a> {
+        // The longer way; the supervisor's tests take the other one.
+        let tracers = Tracers::Possible;
+        ExecTarget { id, init: self.process.pidfd.as_fd(), cgroup: &self.cgroup, users: self.users.as_ref(), tracers }
+    }
+
     pub(crate) fn finish(mut self) -> Outcome {
         let mut output = String::new();
         self.output.read_to_string(&mut output).expect("reads");
@@ -248,7 +301,7 @@ impl Running {
     /// One whose output nobody reads, and its group.
     pub(crate) fn begin_exec(&self, id: &str, process: &Value) -> (Process, ContainerCgroup) {
         let process: ProcessSpec = serde_json::from_value(process.clone()).expect("is a process");
-        let target = ExecTarget { id, init: self.process.pidfd.as_fd(), cgroup: &self.cgroup };
+        let target = self.exec_target(id);
         let mut launching = launch_exec(&target, &process, self.seccomp.clone(), pipes().0).expect("launches");
         let leaf = launching.cgroup();
         (drive(&mut launching).expect("runs"), leaf)
@@ -256,7 +309,7 @@ impl Running {
 
     pub(crate) fn exec(&self, id: &str, process: &Value) -> Result<Outcome, OciError> {
         let process: ProcessSpec = serde_json::from_value(process.clone()).expect("is a process");
-        let target = ExecTarget { id, init: self.process.pidfd.as_fd(), cgroup: &self.cgroup };
+        let target = self.exec_target(id);
         let (stdio, mut reader) = pipes();
         let mut launching = launch_exec(&target, &process, self.seccomp.clone(), stdio)?;
         let leaf = launching.cgroup();

@@ -70,7 +70,7 @@ impl Supervisor {
         {
             return self.take(child, Self::pause_ended);
         }
-        if met == Met::First && self.look_at_checks() {
+        if met == Met::First && self.look_at_launches() {
             return true;
         }
         self.take(child, |_| ())
@@ -91,18 +91,24 @@ impl Supervisor {
         }
     }
 
-    /// One-shot children have no pid here; those that are done reap themselves when asked. `true`: there was one to ask.
-    fn look_at_checks(&mut self) -> bool {
-        let checking: Vec<u64> = self
+    /// One-shot children have no pid here; those that are done reap themselves when asked. A launch may have gone on in
+    /// another process, whose pid is known once it is asked. `true`: there was one to ask.
+    fn look_at_launches(&mut self) -> bool {
+        let containers: Vec<u64> = self
             .containers
             .iter()
-            .filter(|(_, container)| matches!(container.stage, Stage::Checking { .. }))
+            .filter(|(_, container)| matches!(container.stage, Stage::Checking { .. } | Stage::Launching { .. }))
             .map(|(number, _)| *number)
             .collect();
-        for number in &checking {
+        let launching = self.execs.iter().filter(|(_, exec)| matches!(exec.stage, ExecStage::Launching { .. }));
+        let execs: Vec<u64> = launching.map(|(number, _)| *number).collect();
+        for number in &containers {
             self.progress(*number);
         }
-        !checking.is_empty()
+        for number in &execs {
+            self.progress_exec(*number);
+        }
+        !containers.is_empty() || !execs.is_empty()
     }
 
     fn pause_ended(&mut self) {

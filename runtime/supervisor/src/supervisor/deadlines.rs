@@ -19,7 +19,8 @@ impl Supervisor {
         let remains = self.remains.iter().map(|remains| remains.look.at);
         let hellos = self.hellos.iter().map(|(_, until)| *until);
         let stopping = self.stopping.iter().map(|stopping| stopping.next());
-        containers.chain(execs).chain(remains).chain(hellos).chain(stopping).chain(self.tidy_at).min()
+        let updates = self.updates.values().map(|update| update.deadline);
+        containers.chain(execs).chain(updates).chain(remains).chain(hellos).chain(stopping).chain(self.tidy_at).min()
     }
 
     /// Does what is due at `now`.
@@ -43,6 +44,7 @@ impl Supervisor {
             let message = format!("an exec did not reach its program within {:?}", super::lifecycle::LAUNCH_TIME);
             self.abandon_exec(number, failure(FailureKind::DeadlineExceeded, message));
         }
+        self.updates_due(now);
         self.remains.retain_mut(|remains| {
             if remains.look.at > now {
                 return true;

@@ -2,7 +2,7 @@
 
 use std::os::fd::{AsFd, OwnedFd};
 
-use runtime_oci::{ExecTarget, Process, Progress, Stdio, launch_exec};
+use runtime_oci::{ExecTarget, Process, Progress, Stdio, Tracers, launch_exec};
 use runtime_sys::signals::ChildEnd;
 use runtime_sys::stdio::null_device;
 use runtime_wire::{Answer, Event, ExecSpec, Failure, FailureKind, Frame};
@@ -45,7 +45,14 @@ impl Supervisor {
         spec.process.set_oom_score_adj(Some(oom_score_adj));
         let stdio = stdio(&spec, descriptors)?;
         let Live { cgroup, seccomp, .. } = &**live;
-        let target = ExecTarget { id: &spec.id, init: init.pidfd.as_fd(), cgroup };
+        let pause = self.sandbox.as_ref().and_then(|sandbox| sandbox.pause.as_ref());
+        let users = pause.and_then(|pause| pause.users.as_ref()).map(|users| &users.map);
+        let tracers = if self.containers.values().any(|container| container.may_trace) {
+            Tracers::Possible
+        } else {
+            Tracers::None
+        };
+        let target = ExecTarget { id: &spec.id, init: init.pidfd.as_fd(), cgroup, users, tracers };
         let launching = launch_exec(&target, &spec.process, seccomp.clone(), stdio)
             .map_err(|error| oci_failure(&operation(&spec.container), &error))?;
         let cgroup = launching.cgroup();

@@ -3,7 +3,11 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::time::{Duration, Instant};
 
-use runtime_oci::{ContainerCgroup, Launching, Prepared, Process, Progress, Stdio, StopBefore, check_sources, prepare};
+use oci_spec::runtime::Capability;
+use runtime_oci::{
+    ContainerCgroup, Launching, Prepared, Process, Processes, Progress, Seen, Stdio, StopBefore, Volumes,
+    check_sources, prepare,
+};
 use runtime_sys::epoll::Interest;
 use runtime_sys::signals::ChildEnd;
 use runtime_sys::socket::set_nonblocking;
@@ -11,12 +15,15 @@ use runtime_wire::{Answer, ContainerSpec, Event, Exit, ExitRecord, Failure, Fail
 
 use super::requests::no_such_container;
 use super::{Alive, Caller, Outcome, Remains, Supervisor, Token};
+use crate::attach::Attachments;
 use crate::clock;
 use crate::container::{Container, Ending, Live, Look, Stage, Terminal};
-use crate::convert::{check_id, failure, has_sources, identity, input, oci_failure, terminal};
+use crate::convert::{
+    check_id, failure, has_own_processes, has_sources, identity, images, input, oci_failure, terminal,
+};
 use crate::exit::{CODE_NOT_STARTED, exit_of, remove_record, write_record};
 use crate::log::{LogFile, StreamName};
-use crate::stdio::{Ends, Logged, OutputStream, pipes};
+use crate::stdio::{Ends, OutputStream, Readers, pipes};
 use crate::warn::warn;
 
 /// Most containers in one pod, ended ones with them: the kubelet keeps few, and each is a line of every answer to `Hello`.
@@ -51,20 +58,22 @@ impl Supervisor {
         // Ours is lowered; a container that names no score of its own must not inherit that.
         let oom_score_adj = process.oom_score_adj().unwrap_or(self.oom_score_adj);
         process.set_oom_score_adj(Some(oom_score_adj));
-        let (user, terminal) = (process.user().uid(), terminal(process));
+        let (user, terminal, may_trace) = (process.user().uid(), terminal(process), may_trace(process));
 
         let number = self.number();
         let (id, log_path, stdin) = (spec.id.clone(), spec.log.clone(), spec.stdin);
         let stage = if has_sources(&spec.spec) {
-            let check = check_sources(&spec.spec).map_err(|error| oci_failure("look at the volume sources", &error))?;
+            let check = check_sources(&spec.spec, &images(&spec))
+                .map_err(|error| oci_failure("look at the volume sources", &error))?;
             self.watch(check.descriptor(), Token::Progress(number))?;
             Stage::Checking { check, spec, caller, deadline: clock::now() + CHECK_TIME }
         } else {
-            let prepared = self.prepare(&spec)?;
+            let prepared = self.prepare(&spec, Seen::default())?;
             self.answer_done(caller);
             Stage::Created { prepared }
         };
-        self.containers.insert(number, Container { id, log_path, stdin, user, terminal, oom_score_adj, stage });
+        self.containers
+            .insert(number, Container { id, log_path, stdin, user, terminal, oom_score_adj, may_trace, stage });
         self.tidy_soon();
         Ok(())
     }
@@ -80,13 +89,33 @@ impl Supervisor {
         }
     }
 
-    fn prepare(&self, spec: &ContainerSpec) -> Result<Box<Prepared>, Failure> {
+    /// Whose processes it sees: its own, those of one that runs, or the pod's.
+    fn processes(&self, spec: &ContainerSpec) -> Result<Processes<'_>, Failure> {
+        if has_own_processes(&spec.spec) {
+            return Ok(Processes::Own);
+        }
+        let Some(target) = &spec.pid_target else { return Ok(Processes::Pods) };
+        let container = self.find(target).and_then(|number| self.containers.get(&number));
+        match container.map(|container| &container.stage) {
+            None => Err(no_such_container(target)),
+            Some(Stage::Running { process, .. }) => Ok(Processes::Of(process.pidfd.as_fd())),
+            Some(_) => {
+                let why =
+                    format!("container {}: container {target}, whose processes it is to see, is not running", spec.id);
+                Err(failure(FailureKind::Refused, why))
+            }
+        }
+    }
+
+    fn prepare(&self, spec: &ContainerSpec, seen: Seen) -> Result<Box<Prepared>, Failure> {
         let operation = || format!("create container {}", spec.id);
         let Some(pause) = self.sandbox.as_ref().and_then(|sandbox| sandbox.pause.as_ref()) else {
             return Err(failure(FailureKind::Refused, format!("{}: there is no sandbox", operation())));
         };
-        let joins = pause.joins().map_err(|error| oci_failure(&operation(), &error))?;
-        let prepared = prepare(input(spec, joins)).map_err(|error| oci_failure(&operation(), &error))?;
+        let joins = pause.joins_for(self.processes(spec)?).map_err(|error| oci_failure(&operation(), &error))?;
+        let images = images(spec);
+        let volumes = Volumes { images: &images, seen };
+        let prepared = prepare(input(spec, joins, volumes)).map_err(|error| oci_failure(&operation(), &error))?;
         for warning in prepared.warnings() {
             warn(format_args!("container {}: {warning}", spec.id));
         }
@@ -134,6 +163,7 @@ impl Supervisor {
             log,
             outputs: [None, None],
             input: ends.input,
+            attached: Attachments::default(),
         });
         let callers = vec![caller];
         let launching = match prepared.launch(ends.theirs, StopBefore::Nothing) {
@@ -184,7 +214,7 @@ impl Supervisor {
     }
 
     /// The volume sources were looked at: the container is made, or gone.
-    pub(super) fn checked(&mut self, number: u64, found: Result<(), Failure>) {
+    pub(super) fn checked(&mut self, number: u64, found: Result<Seen, Failure>) {
         let Some(mut container) = self.containers.remove(&number) else { return };
         let Stage::Checking { check, spec, caller, .. } = container.stage else {
             self.containers.insert(number, container);
@@ -193,7 +223,7 @@ impl Supervisor {
         self.unwatch(check.descriptor());
         // A child that sleeps in the kernel is reaped as a stranger when it wakes.
         drop(check.abandon());
-        let made = found.and_then(|()| self.may_start(&spec.id)).and_then(|()| self.prepare(&spec));
+        let made = found.and_then(|seen| self.may_start(&spec.id).and_then(|()| self.prepare(&spec, seen)));
         match made {
             Ok(prepared) => {
                 container.stage = Stage::Created { prepared };
@@ -313,10 +343,14 @@ impl Supervisor {
             self.containers.insert(number, container);
             return;
         }
-        for mut output in ending.live.outputs.iter_mut().filter_map(Option::take) {
-            self.unwatch(output.descriptor());
-            output.pump(ending.live.log.as_mut(), &mut self.buffers);
-            output.finish(ending.live.log.as_mut(), &mut self.buffers);
+        let Live { log, outputs, attached, .. } = &mut *ending.live;
+        for (stream, output) in outputs.iter_mut().enumerate() {
+            if let Some(mut output) = output.take() {
+                self.unwatch(output.descriptor());
+                output.pump(Readers { log: log.as_mut(), attached, stream }, &mut self.buffers);
+                output.finish(log.as_mut(), &mut self.buffers);
+            }
+            attached.end(stream).into_iter().for_each(|client| self.detach(&container.id, client));
         }
         let Ending { started_unix_nanos, mut exit, live, .. } = *ending;
         let Live { cgroup, log, .. } = *live;
@@ -406,14 +440,17 @@ fn streams(container: &Container) -> Result<(Option<LogFile>, Ends), Failure> {
     };
     let ends = match container.terminal {
         Terminal::Yes(size) => Ends { theirs: Stdio::Terminal { size }, outputs: Vec::new(), input: None },
-        Terminal::No => {
-            let logged = if log.is_some() { Logged::Yes } else { Logged::No };
-            pipes(container.stdin, container.user, logged).map_err(|error| {
-                failure(FailureKind::Kernel, format!("make the streams of container {}: {error}", container.id))
-            })?
-        }
+        Terminal::No => pipes(container.stdin, container.user).map_err(|error| {
+            failure(FailureKind::Kernel, format!("make the streams of container {}: {error}", container.id))
+        })?,
     };
     Ok((log, ends))
+}
+
+/// Whether CAP_SYS_PTRACE can be had by a process of it, from the first or by a program file.
+fn may_trace(process: &oci_spec::runtime::Process) -> bool {
+    let bounding = process.capabilities().as_ref().and_then(|sets| sets.bounding().as_ref());
+    bounding.is_some_and(|set| set.contains(&Capability::SysPtrace))
 }
 
 fn not_started(cgroup: &ContainerCgroup) -> Stage {

@@ -43,6 +43,12 @@ impl Supervisor {
                 return self.later(caller, |this| this.start_container(caller, &container));
             }
             Request::Exec(spec) => return self.exec_with_descriptors(caller, spec),
+            Request::Attach(spec) => {
+                let Some(connection) = self.connections.get_mut(&connection) else { return Ok(()) };
+                let count = usize::from(spec.stdout) + usize::from(spec.stderr);
+                let descriptors = connection.take_descriptors(count)?;
+                self.attach(&spec, descriptors)
+            }
             Request::Signal { container, signal, every_process } => self.signal(&container, signal, every_process),
             Request::KillExec { exec } => self.kill_exec(&exec),
             Request::ReopenLog { container } => self.reopen_log(&container),
@@ -52,6 +58,12 @@ impl Supervisor {
                 return Ok(());
             }
             Request::Quit => self.quit(),
+            Request::UpdateResources { container, resources, oom_score_adj } => {
+                return self.later(caller, |this| this.update_container(caller, &container, &resources, oom_score_adj));
+            }
+            Request::UpdateSandbox { cgroup, resources } => {
+                return self.later(caller, |this| this.update_sandbox(caller, &cgroup, &resources));
+            }
             Request::Unknown => Err(failure(
                 FailureKind::Unknown,
                 format!("this supervisor speaks version {VERSION} and not that verb"),

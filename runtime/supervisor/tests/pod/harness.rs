@@ -107,6 +107,7 @@ impl Pod {
             cgroup: format!("{}/{}/pause", self.cgroup, self.sandbox),
             sysctls: Vec::new(),
             shm_bytes: 1 << 20,
+            user: None,
             exits: self.directory.join("exits"),
         }
     }
@@ -154,6 +155,8 @@ impl Pod {
             seccomp: Seccomp::RuntimeDefault,
             log: Some(self.log_path(id)),
             stdin: Stdin::Closed,
+            pid_target: None,
+            image_volumes: Vec::new(),
         }
     }
 

@@ -110,3 +110,65 @@ fn a_cpuset_below_a_cpuset_has_processors() {
     }
     Cgroup::open(&name("cpus")).expect("opens").remove().expect("removes");
 }
+
+#[test]
+fn limits_and_usage_are_told() {
+    if !root() {
+        return;
+    }
+    let group = Cgroup::make(&name("usage")).expect("makes");
+    let v1 = group.version() == Version::V1;
+    let file = if v1 { c"memory.limit_in_bytes" } else { c"memory.max" };
+    if group.write("memory", file, b"67108864").is_err() {
+        group.remove().expect("removes");
+        return eprintln!("skipped: no memory controller here");
+    }
+    let doors = group.doors().expect("opens");
+    let child = clone3(Namespaces::NONE, None, || {
+        for door in &doors {
+            if rustix::io::write(door, b"0").is_err() {
+                return 1;
+            }
+        }
+        let mut touched = vec![1_u8; 8 << 20];
+        touched[4096] = 2;
+        loop {
+            rustix::event::pause();
+        }
+    })
+    .expect("clones");
+    let opened = Cgroup::open_for(&name("usage"), &USAGE_CONTROLLERS).expect("opens");
+    let until = crate::clock::boottime() + std::time::Duration::from_secs(10);
+    let usage = loop {
+        let usage = opened.usage().expect("reads");
+        if usage.anonymous_bytes >= 8 << 20 || crate::clock::boottime() > until {
+            break usage;
+        }
+        std::thread::yield_now();
+    };
+    let figures = group.figures().expect("reads");
+    kill(child.pid, 9).expect("kills");
+    wait(child.pidfd.as_fd()).expect("reaps");
+    group.remove().expect("removes");
+    assert!(usage.anonymous_bytes >= 8 << 20 && usage.memory_bytes >= usage.working_set_bytes, "{usage:?}");
+    assert_eq!((usage.memory_limit_bytes, usage.tasks), (Some(64 << 20), 1));
+    assert!(usage.cpu_nanos > 0 && usage.page_faults > 0, "{usage:?}");
+    // What version 1 doesn't have is not pretended.
+    assert_eq!(usage.pressure.memory.is_some(), !v1, "{usage:?}");
+    assert_eq!(figures.limits.memory_bytes, 64 << 20);
+    assert_eq!(figures.oom_kills, Some(0));
+    assert!(figures.memory.max_usage.is_none_or(|bytes| bytes >= 8 << 20), "{figures:?}");
+}
+
+#[test]
+fn pressure_lines() {
+    let time = |total_micros, avg10, avg60, avg300| StallTime { total_micros, avg10, avg60, avg300 };
+    let some = "some avg10=64.81 avg60=31.08 avg300=0.40 total=3239893452\n";
+    let both = format!("{some}full avg10=0.00 avg60=100.00 avg300=0.01 total=7\n");
+    let expected = Stall { some: time(3_239_893_452, 6481, 3108, 40), full: time(7, 0, 10_000, 1) };
+    assert_eq!(usage::parse_stall(&both), Some(expected));
+    assert_eq!(usage::parse_stall(some), Some(Stall { full: StallTime::default(), ..expected }));
+    for bad in ["", "some avg10=1 avg60=0.00 avg300=0.00 total=1", "some avg10=0.00 total=1", "full x"] {
+        assert_eq!(usage::parse_stall(bad), None, "{bad}");
+    }
+}

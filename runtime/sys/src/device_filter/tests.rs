@@ -17,6 +17,7 @@ fn run(program: &[Instruction], kind: u32, access: u32, major: u32, minor: u32) 
             SHIFT_RIGHT => registers[target] >>= immediate,
             SET => registers[target] = immediate,
             MOVE => registers[target] = registers[source],
+            EQUAL => jump = registers[target] == immediate,
             NOT_EQUAL => jump = registers[target] != immediate,
             NOT_EQUAL_REGISTER => jump = registers[target] != registers[source],
             EXIT => return registers[0] != 0,
@@ -53,6 +54,49 @@ fn the_default_list() {
     check(1, Access::WRITE, 136, 7, false);
     check(1, Access::READ, 8, 0, true);
     check(1, Access::READ | Access::WRITE, 8, 0, false);
+}
+
+#[test]
+fn a_denial_meets_what_asks_for_any_of_it() {
+    let rules = [
+        rule(Verdict::Allow, None, (None, None), "rwm"),
+        rule(Verdict::Deny, Some(DeviceKind::Character), (Some(1), Some(1)), "w"),
+    ];
+    let program = assemble(&rules);
+    assert!(run(&program, 2, Access::READ, 1, 1));
+    assert!(!run(&program, 2, Access::READ | Access::WRITE, 1, 1));
+    assert!(!run(&program, 2, Access::WRITE, 1, 1));
+    assert!(run(&program, 2, Access::WRITE, 1, 3));
+}
+
+/// The kernel's verifier has the last word on the form: unreachable instructions, jumps, the answer.
+#[test]
+fn the_kernel_takes_the_program_and_a_second_replaces_the_first() {
+    let mounts = crate::procfs::mounts().expect("reads");
+    let Some(version_2) = mounts.iter().find(|mount| mount.filesystem == "cgroup2") else {
+        eprintln!("skipped: no cgroup version 2 is mounted");
+        return;
+    };
+    let path = version_2.mount_point.join(format!("podwright-test-devices-{}", std::process::id()));
+    if let Err(error) = std::fs::create_dir(&path) {
+        eprintln!("skipped: no group can be made: {error}");
+        return;
+    }
+    let directory = std::fs::File::open(&path).expect("just made");
+    let rules = [
+        rule(Verdict::Deny, None, (None, None), "rwm"),
+        rule(Verdict::Allow, Some(DeviceKind::Character), (None, None), "m"),
+        rule(Verdict::Deny, Some(DeviceKind::Character), (Some(1), Some(3)), "w"),
+        rule(Verdict::Allow, Some(DeviceKind::Block), (Some(u32::MAX), Some(0)), "r"),
+    ];
+    let many: Vec<DeviceRule> = rules.iter().copied().cycle().take(200).collect();
+    let lists: [&[DeviceRule]; 4] = [&rules, &[], &rules[1..2], &many];
+    let answers: Vec<_> =
+        lists.iter().map(|list| set_device_rules(std::os::fd::AsFd::as_fd(&directory), list)).collect();
+    std::fs::remove_dir(&path).expect("nobody is in it");
+    for answer in answers {
+        answer.expect("the kernel takes it");
+    }
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{bail, ensure};
+use anyhow::{Context, bail, ensure};
 use runtime_cri_api::v1 as cri;
 use tests_integration::Outcome;
 use tests_integration::client::{container, host_network};
@@ -89,6 +89,51 @@ pub(crate) async fn stop_waits_for_the_grace_and_then_kills(world: Arc<World>) -
         began.elapsed()
     );
     ensure!(world.client.status(&deaf).await?.exit_code == 137, "{:?}", world.client.status(&deaf).await?);
+    world.client.end(&sandbox).await
+}
+
+pub(crate) async fn the_stop_signal_is_the_one_asked_for_and_told(world: Arc<World>) -> Outcome {
+    let sandbox = world.sandbox("signal").await?;
+    let script = "trap 'exit 9' USR1; trap 'exit 8' TERM; echo ready; while :; do sleep 0.05; done";
+    let mut config = container("c", BUSYBOX, &["/bin/sh", "-c", script]);
+    config.stop_signal = cri::Signal::Sigusr1 as i32;
+    let id = world.client.create(&sandbox, config).await?;
+    world.client.start(&id).await?;
+    ensure!(world.client.status(&id).await?.stop_signal == cri::Signal::Sigusr1 as i32, "the signal is not told");
+    let began = Instant::now();
+    while !world.log("signal", "c").is_ok_and(|log| log.contains("ready")) {
+        ensure!(began.elapsed() < SOON, "it does not begin");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    world.client.stop(&id, 10).await?;
+    let code = world.client.status(&id).await?.exit_code;
+    ensure!(code == 9, "another signal came: it ended with {code}");
+    world.client.end(&sandbox).await
+}
+
+pub(crate) async fn name_and_resolver_are_the_pods(world: Arc<World>) -> Outcome {
+    let mut config = world.pod("resolver");
+    config.hostname = "some-name".into();
+    config.dns_config = Some(cri::DnsConfig {
+        servers: vec!["192.0.2.53".into(), "192.0.2.54".into()],
+        searches: vec!["one.test".into(), "two.test".into()],
+        options: vec!["ndots:3".into(), "attempts:1".into()],
+    });
+    let sandbox = world.client.run(config).await?;
+    let id = world.client.launch(&sandbox, "c", BUSYBOX, &["/bin/sleep", "1000"]).await?;
+    let told = world.client.shell(&id, "hostname; cat /etc/hostname /etc/resolv.conf").await?;
+    let lines: Vec<&str> = told.lines().collect();
+    let expected = [
+        "some-name",
+        "some-name",
+        "search one.test two.test",
+        "nameserver 192.0.2.53",
+        "nameserver 192.0.2.54",
+        "options ndots:3 attempts:1",
+    ];
+    ensure!(lines.len() == expected.len() && expected.iter().all(|line| lines.contains(line)), "{told}");
+    let status = world.client.status(&id).await?;
+    ensure!(status.image.is_some_and(|image| image.user_specified_image == BUSYBOX), "the image's given name is lost");
     world.client.end(&sandbox).await
 }
 
@@ -209,22 +254,17 @@ pub(crate) async fn working_directory_environment_and_user_come_from_image_and_r
     Ok(())
 }
 
-pub(crate) async fn calls_to_come_are_unimplemented_by_name(world: Arc<World>) -> Outcome {
+pub(crate) async fn checkpoint_and_restore_are_refused_with_the_reason(world: Arc<World>) -> Outcome {
     let mut runtime = world.client.runtime.clone();
     let checks = [
-        ("Attach", runtime.attach(cri::AttachRequest::default()).await.err()),
-        ("PortForward", runtime.port_forward(cri::PortForwardRequest::default()).await.err()),
         ("CheckpointContainer", runtime.checkpoint_container(cri::CheckpointContainerRequest::default()).await.err()),
-        (
-            "UpdateContainerResources",
-            runtime.update_container_resources(cri::UpdateContainerResourcesRequest::default()).await.err(),
-        ),
+        ("CheckpointPod", runtime.checkpoint_pod(cri::CheckpointPodRequest::default()).await.err()),
+        ("RestorePod", runtime.restore_pod(cri::RestorePodRequest::default()).await.err()),
     ];
     for (name, error) in checks {
-        ensure!(
-            error.as_ref().is_some_and(|error| error.code() == Code::Unimplemented && error.message().contains(name)),
-            "{name}: {error:?}"
-        );
+        let error = error.with_context(|| format!("{name} succeeded"))?;
+        ensure!(error.code() == Code::Unimplemented, "{name}: {error:?}");
+        ensure!(error.message().contains(name) && error.message().contains("untrusted"), "{name}: {error:?}");
     }
     Ok(())
 }

@@ -202,7 +202,7 @@ pub(crate) async fn a_hostile_root_leads_nowhere(world: Arc<World>) -> Outcome {
     {
         let mut entries = image::busybox()?;
         entries.retain(|entry| match entry {
-            Entry::Directory(entry, _) | Entry::File(entry, ..) => {
+            Entry::Directory(entry, _) | Entry::File(entry, ..) | Entry::Owned(entry, ..) => {
                 !(*entry == name || entry.starts_with(&format!("{name}/")))
             }
             Entry::Link(..) => true,

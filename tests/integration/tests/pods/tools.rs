@@ -1,4 +1,4 @@
-//! The programs that people use: crictl, `podwright run` and its verbs.
+//! The programs that people use: `podwright run` and its verbs, the keeper alone.
 
 use std::io::{BufRead, BufReader};
 use std::net::{SocketAddr, TcpStream};
@@ -8,92 +8,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
-use tests_integration::image::{self, Dialect, Packing};
-use tests_integration::registry::Registry;
 use tests_integration::{Ledger, Node, Options, Outcome, machine};
 
 use crate::World;
-
-/// crictl 1.36: the one on PATH or in `PODWRIGHT_TEST_CRICTL`.
-pub(crate) fn crictl() -> Option<PathBuf> {
-    std::env::var_os("PODWRIGHT_TEST_CRICTL")
-        .map(PathBuf::from)
-        .filter(|path| path.is_file())
-        .or_else(|| machine::find("crictl"))
-}
-
-pub(crate) async fn crictl_walks_the_whole_way(world: Arc<World>) -> Outcome {
-    let crictl = crictl().context("checked before")?;
-    let registry = Registry::start(&world.node.scratch().join("crictl-registry")).await?;
-    let image = image::image(Dialect::Docker, &[(Packing::Gzip, image::busybox()?)], &["/bin/sh"])?;
-    registry.push("library/busybox", "1", &image).await?;
-    let node = Node::start(Options { mirror: Some(registry.address.clone()), ..Default::default() }).await?;
-    let call = |arguments: &[&str]| -> anyhow::Result<String> {
-        let endpoint = node.endpoint();
-        let output = Command::new(&crictl)
-            .args([
-                "--runtime-endpoint",
-                &endpoint,
-                "--image-endpoint",
-                &endpoint,
-                "--config",
-                "/dev/null",
-                "--timeout",
-                "20s",
-            ])
-            .args(arguments)
-            .output()?;
-        if !output.status.success() {
-            bail!("crictl {arguments:?}: {}", String::from_utf8_lossy(&output.stderr));
-        }
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
-    };
-    ensure!(call(&["info"])?.contains("RuntimeReady"), "info");
-    ensure!(call(&["version"])?.contains("podwright"), "version");
-    call(&["pull", "busybox:1"])?;
-    ensure!(call(&["images"])?.contains("docker.io/library/busybox"), "images");
-    ensure!(call(&["inspecti", "busybox:1"])?.contains("FROM_IMAGE"), "inspecti does not show the configuration");
-    let write = |name: &str, value: serde_json::Value| -> anyhow::Result<String> {
-        let path = node.scratch().join(name);
-        std::fs::write(&path, serde_json::to_vec(&value)?)?;
-        Ok(path.display().to_string())
-    };
-    let pod = write(
-        "pod.json",
-        serde_json::json!({
-            "metadata": {"name": "crictl", "namespace": "default", "attempt": 1, "uid": "u1"},
-            "hostname": "crictl", "log_directory": node.scratch().join("crictl-logs"), "linux": {}
-        }),
-    )?;
-    let container = write(
-        "container.json",
-        serde_json::json!({
-            "metadata": {"name": "c"}, "image": {"image": "busybox:1"}, "log_path": "c.log", "linux": {},
-            "command": ["/bin/sh", "-c", "echo started; exec sleep 1000"]
-        }),
-    )?;
-    let sandbox = call(&["runp", &pod])?.trim().to_owned();
-    ensure!(call(&["pods"])?.contains("Ready"), "pods");
-    ensure!(call(&["inspectp", &sandbox])?.contains("10.166."), "inspectp shows no address");
-    let id = call(&["create", &sandbox, &container, &pod])?.trim().to_owned();
-    call(&["start", &id])?;
-    ensure!(call(&["ps"])?.contains("Running"), "ps");
-    ensure!(call(&["inspect", &id])?.contains("CONTAINER_RUNNING"), "inspect");
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    ensure!(call(&["logs", &id])?.contains("started"), "logs");
-    ensure!(call(&["exec", "-s", &id, "echo", "hello"])?.contains("hello"), "exec -s");
-    for arguments in [
-        vec!["stop", "-t", "0", &id],
-        vec!["rm", &id],
-        vec!["stopp", &sandbox],
-        vec!["rmp", &sandbox],
-        vec!["rmi", "busybox:1"],
-    ] {
-        call(&arguments)?;
-    }
-    ensure!(!call(&["images"])?.contains("busybox"), "rmi left the image");
-    Ok(())
-}
 
 /// A `podwright run` in a directory of its own.
 struct Run {

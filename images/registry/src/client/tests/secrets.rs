@@ -172,3 +172,85 @@ async fn errors_hold_no_secret() {
     assert!(told.contains("gives no token (incorrect username)"), "{told}");
     assert!(!told.contains("secret") && !told.contains("bWU6"), "{told}");
 }
+
+#[tokio::test]
+async fn missing_wrong_and_expired_credentials_are_told_apart() {
+    // As Docker Hub has it: anybody gets a token, and it opens nothing that isn't public.
+    let private = Fake::start(move |seen, _| match seen.path() {
+        "/token" => match seen.header("authorization") {
+            Some(BASIC) => {
+                Reply::new(401, r#"{"error":"invalid_grant","error_description":"the password has expired"}"#)
+            }
+            Some(_) => Reply::new(401, r#"{"details":"incorrect username or password"}"#),
+            None => Reply::new(200, format!(r#"{{"token":"anonymous{}"}}"#, seen.target.len())),
+        },
+        _ => Reply::new(401, r#"{"errors":[{"code":"UNAUTHORIZED","message":"authentication required"}]}"#).with(
+            "www-authenticate",
+            format!(r#"Bearer realm="{}",service="fake",error="insufficient_scope""#, own_realm(seen)),
+        ),
+    })
+    .await;
+    let with = |secret: Secret| Auth { secret, server_address: None };
+    let user = |name: &str| Secret::Password { username: name.to_owned(), password: "secret".to_owned() };
+    for (auth, says) in [
+        (None, "it wants credentials, and none are given for it (UNAUTHORIZED: authentication required)"),
+        (Some(with(user("you"))), "it doesn't accept the credentials: its token service gives no token (incorrect"),
+        (Some(with(user("me"))), "the credentials have expired: its token service gives no token (the password has"),
+        (Some(with(Secret::RegistryToken("x".into()))), "the credentials don't allow it (UNAUTHORIZED"),
+        (Some(with(Secret::RegistryToken("e30.eyJleHAiOjF9.x".into()))), "the credentials have expired on 1970-01-01"),
+    ] {
+        let error = resolve(&private, auth.as_ref()).await.unwrap_err();
+        assert_eq!(error.kind(), Kind::Unauthorized);
+        assert!(error.to_string().contains(says), "{error} doesn't say {says:?}");
+    }
+    let elsewhere = Auth { server_address: Some("quay.example".into()), ..with(user("me")) };
+    let error = resolve(&private, Some(&elsewhere)).await.unwrap_err();
+    assert!(error.to_string().contains("those given are for \"quay.example\" alone"), "{error}");
+    // Amazon's registry says so with a 403.
+    let amazon = Fake::start(|_, _| {
+        Reply::new(403, r#"{"errors":[{"code":"DENIED","message":"Your authorization token has expired."}]}"#)
+    })
+    .await;
+    let auth = with(Secret::RegistryToken("x".into()));
+    let error = resolve(&amazon, Some(&auth)).await.unwrap_err();
+    assert!(error.to_string().contains("the credentials have expired: answered 403 (DENIED: Your"), "{error}");
+    let error = resolve(&amazon, None).await.unwrap_err();
+    assert!(error.to_string().contains("none are given for it: answered 403"), "{error}");
+}
+
+#[tokio::test]
+async fn requests_go_through_the_proxy_of_the_settings() {
+    let image = Image::new(1000);
+    let proxy = Fake::start({
+        let image = image.clone();
+        // A proxy gets whole addresses; this one is the registry, too.
+        move |seen, _| match seen.header("proxy-authorization") {
+            Some(BASIC) => {
+                let mut direct = seen.clone();
+                direct.target = format!("/v2/{}", seen.target.split("/v2/").nth(1).unwrap_or_default());
+                image.serve(&direct)
+            }
+            _ => Reply::new(407, "").with("proxy-authenticate", "Basic realm=\"p\""),
+        }
+    })
+    .await;
+    let reference: Reference = "registry.example/team/app:1".parse().unwrap();
+    let directory = tempfile::tempdir().unwrap();
+    let own = directory.path().join(reference.registry());
+    std::fs::create_dir(&own).unwrap();
+    std::fs::write(own.join("hosts.toml"), "server = \"http://registry.example\"\n").unwrap();
+    let through = |value: String| {
+        let proxies = crate::Proxies::from_variables(|name| (name == "HTTP_PROXY").then(|| value.clone())).unwrap();
+        Registry::new(RegistryConfig { hosts_dir: Some(directory.path().to_owned()), proxies, ..config() })
+    };
+    through(format!("me:secret@{}", proxy.address)).resolve(&reference, None, &amd64()).await.unwrap();
+    assert!(proxy.seen().iter().all(|seen| seen.target.starts_with("http://registry.example/")), "{:?}", proxy.paths());
+    let error = through(proxy.address.to_string()).resolve(&reference, None, &amd64()).await.unwrap_err().to_string();
+    let says = format!("cannot connect through the proxy http://{}: it wants other credentials", proxy.address);
+    assert!(error.contains(&says), "{error}");
+    let nobody = std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let error =
+        through(format!("me:secret@{nobody}")).resolve(&reference, None, &amd64()).await.unwrap_err().to_string();
+    assert!(error.contains(&format!("cannot connect through the proxy http://{nobody}: ")), "{error}");
+    assert!(!error.contains("secret"), "{error}");
+}
