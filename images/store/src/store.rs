@@ -4,10 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use runtime_sys::fs as sys;
-
 use crate::digest::Digest;
-use crate::disk::{self, Disk};
+use crate::disk::Disk;
 use crate::document::{parse_config, parse_manifest};
 use crate::error::StoreError;
 use crate::image::Image;
@@ -20,6 +18,7 @@ mod chain;
 mod collect;
 mod ingest;
 mod record;
+mod scan;
 mod state;
 
 pub use beginning::{BEGINNING_BYTES_MIN, Beginning};
@@ -99,8 +98,8 @@ impl Store {
     pub fn open(root: &Path) -> Result<Self, StoreError> {
         let disk = Disk::open(root)?;
         let mut state = State::default();
-        scan_blobs(&disk, &mut state)?;
-        scan_layers(&disk, &mut state)?;
+        scan::blobs(&disk, &mut state)?;
+        scan::layers(&disk, &mut state)?;
         beginning::scan(&disk, &mut state)?;
         let records = match disk.read_index(INDEX_BYTES_MAX)? {
             None => Vec::new(),
@@ -466,35 +465,6 @@ fn lowers(disk: &Disk, loaded: &Loaded, layers: &HashMap<Digest, LayerRecord>) -
         lowers.push(disk.empty());
     }
     lowers
-}
-
-fn scan_blobs(disk: &Disk, state: &mut State) -> Result<(), StoreError> {
-    for entry in sys::read_directory(&disk.blobs).map_err(disk.failed("list the blobs"))? {
-        let Some(digest) = entry.name.to_str().and_then(|name| Digest::from_hex(name).ok()) else { continue };
-        let found = sys::fstatat(&disk.blobs, &entry.name).map_err(disk.failed("look at a blob"))?;
-        if found.kind == sys::Kind::Regular {
-            state.blobs.insert(digest, found.size_bytes);
-        }
-    }
-    Ok(())
-}
-
-fn scan_layers(disk: &Disk, state: &mut State) -> Result<(), StoreError> {
-    for entry in sys::read_directory(&disk.layers).map_err(disk.failed("list the layers"))? {
-        let Some(diff_id) = entry.name.to_str().and_then(|name| Digest::from_hex(name).ok()) else { continue };
-        let layer = disk::subdirectory(&disk.layers, &diff_id.hex()).map_err(disk.failed("open a layer"))?;
-        let record = disk.read_marker(&layer).ok();
-        match record.and_then(|bytes| serde_json::from_slice::<LayerRecord>(&bytes).ok()) {
-            Some(record) if record.diff_id == diff_id => {
-                state.layers.insert(diff_id, record);
-            }
-            _no_marker => {
-                tracing::warn!(%diff_id, "layer isn't whole and is removed");
-                sys::remove_tree(&disk.layers, diff_id.hex()).map_err(disk.failed("remove a layer"))?;
-            }
-        }
-    }
-    Ok(())
 }
 
 /// An error and its causes on one line.

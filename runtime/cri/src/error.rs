@@ -96,8 +96,10 @@ mod tests {
             source: io::Error::new(io::ErrorKind::StorageFull, "no space left on device"),
         };
         let status = engine(&disk);
-        assert_eq!(status.code(), Code::Internal);
-        assert_eq!(status.message(), "cannot write \"/run/x\": no space left on device");
+        assert_eq!(status.code(), Code::ResourceExhausted);
+        let wanted = "cannot write \"/run/x\" (its file system is full: make room there, in files or in inodes, and try again): \
+                      no space left on device";
+        assert_eq!(status.message(), wanted);
         let none = EngineError::NoSuchContainer { id: "feed".to_owned() };
         assert_eq!(engine(&none).code(), Code::NotFound);
         let joined = EngineError::Joined(std::sync::Arc::new(disk));

@@ -9,7 +9,7 @@ use std::{
 
 use images_service::RootLayers;
 use runtime_lifecycle::{
-    Claim, ContainerConfig, ContainerEvent, ContainerId, ContainerName, ContainerRecord, ContainerState, Privilege,
+    Claim, ContainerConfig, ContainerEvent, ContainerId, ContainerName, ContainerRecord, ContainerState,
     RECORD_VERSION, SandboxId, SandboxRecord, Stdin, Timestamp,
 };
 use runtime_wire::{Answer, ContainerSpec, FailureKind, Request, Root};
@@ -183,12 +183,8 @@ impl Engine {
         let user = who(&config, image.and_then(|image| image.user().as_deref()).unwrap_or(""), &layers.lowers)?;
         let stop_signal =
             spec::stop_signal(config.stop_signal, image.and_then(|image| image.stop_signal().as_deref()))?;
-        let privileged = config.security.privilege == Privilege::Privileged;
         let cdi = cdi::Devices::find(&config, &self.config.cdi_spec_dirs)?;
-        let mut devices = spec::host_devices(&config.devices)?;
-        if privileged {
-            devices.extend(spec::privileged_devices());
-        }
+        let devices = spec::devices_of(&config)?;
         let (seccomp, profile) = seccomp::choose(&config.security, &self.capabilities)?;
         let labels = self.modules.labels(&config.security, &pod.id)?;
         let cgroup = self.container_cgroup(pod, id);
@@ -220,11 +216,7 @@ impl Engine {
             },
             seccomp,
             log: log.clone(),
-            stdin: match config.stdin {
-                Stdin::Closed => runtime_wire::Stdin::Closed,
-                Stdin::Open => runtime_wire::Stdin::Open,
-                Stdin::Once => runtime_wire::Stdin::Once,
-            },
+            stdin: stdin(config.stdin),
             pid_target: config.security.pid_target.as_deref().map(|target| self.target(pod, target)).transpose()?,
             image_volumes: Vec::new(),
         };
@@ -441,6 +433,14 @@ pub(crate) fn died(exit: &runtime_wire::Exit, since: Option<Timestamp>) -> Conta
         exit: runtime_lifecycle::Exit::observed(exit.code, exit.oom_killed),
         since,
         at: Timestamp(exit.at_unix_nanos),
+    }
+}
+
+fn stdin(asked: Stdin) -> runtime_wire::Stdin {
+    match asked {
+        Stdin::Closed => runtime_wire::Stdin::Closed,
+        Stdin::Open => runtime_wire::Stdin::Open,
+        Stdin::Once => runtime_wire::Stdin::Once,
     }
 }
 

@@ -189,7 +189,7 @@ pub enum EngineError {
         after: std::time::Duration,
     },
     /// A file of ours.
-    #[error("cannot {step} {path:?}")]
+    #[error("cannot {step} {path:?}{}", next_step(source))]
     Disk {
         /// What was done to it.
         step: &'static str,
@@ -258,6 +258,7 @@ impl EngineError {
             Self::Network { source, .. } => network_kind(source),
             Self::Supervisor { kind, .. } => failure_kind(*kind),
             Self::Deadline { .. } => Kind::DeadlineExceeded,
+            Self::Disk { source, .. } if is_full(source) => Kind::Exhausted,
             Self::Spawn { .. } | Self::Protocol { .. } | Self::Disk { .. } | Self::Kernel { .. } => Kind::Internal,
             Self::Joined(error) => error.kind(),
         }
@@ -265,6 +266,19 @@ impl EngineError {
 
     pub(crate) fn invalid(what: impl Into<String>, why: impl Into<String>) -> Self {
         Self::Invalid { what: what.into(), why: why.into() }
+    }
+}
+
+fn is_full(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded)
+}
+
+/// What helps, where it isn't plain from the cause.
+fn next_step(error: &io::Error) -> &'static str {
+    if is_full(error) {
+        " (its file system is full: make room there, in files or in inodes, and try again)"
+    } else {
+        ""
     }
 }
 

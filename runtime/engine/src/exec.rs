@@ -15,7 +15,7 @@ use runtime_wire::{Answer, ExecSpec, Exit, Request};
 use tokio::{
     io::AsyncReadExt as _,
     sync::oneshot,
-    time::{Instant, timeout_at},
+    time::{Instant, timeout, timeout_at},
 };
 
 use crate::{
@@ -32,6 +32,9 @@ pub const EXEC_OUTPUT_BYTES_MAX: usize = 16 * 1024 * 1024;
 /// bytes that are still in the pipes, and for who was given a descriptor and isn't of the command. Never beyond the
 /// command's own limit.
 const DRAIN: Duration = Duration::from_secs(2);
+
+/// How long the end of a command that was killed at its deadline is waited for.
+const KILL_WAIT: Duration = Duration::from_secs(2);
 
 /// Bytes asked for at once.
 const CHUNK_BYTES: usize = 64 * 1024;
@@ -68,6 +71,16 @@ impl ExecStarted {
         let exit = (&mut self.ended).await.map_err(|_| self.link.protocol("execute"))?;
         self.over = true;
         Ok(exit)
+    }
+
+    /// Kills it with all that it started, and waits for its end: who is told that the deadline has passed must not find it
+    /// still running. For [`KILL_WAIT`] at most, since a task that sleeps in the kernel ends when that lets it.
+    async fn kill(mut self) {
+        let kill = Request::KillExec { exec: self.exec.clone() };
+        if self.link.tell("kill the command", kill, self.deadline).await.is_ok() {
+            // Without an answer in time it is left to the supervisor, which goes on killing.
+            let _ = timeout(KILL_WAIT, self.ended()).await;
+        }
     }
 }
 
@@ -183,8 +196,8 @@ impl Engine {
                     }
                 }
             };
-            let exit = within(until, running).await.ok_or_else(late)??;
-            if !read {
+            let exit = within(until, running).await.transpose()?;
+            if exit.is_some() && !read {
                 let drained = Instant::now() + DRAIN;
                 let drained = until.map_or(drained, |until| until.min(drained));
                 if timeout_at(drained, &mut reading).await.is_err() {
@@ -193,6 +206,10 @@ impl Engine {
                 }
             }
             exit
+        };
+        let Some(exit) = exit else {
+            started.kill().await;
+            return Err(late());
         };
         for (stream, kept) in [("stdout", &stdout), ("stderr", &stderr)] {
             if kept.dropped > 0 {

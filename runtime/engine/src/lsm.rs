@@ -5,6 +5,7 @@ use std::{
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
+    sync::{Arc, OnceLock},
     thread,
     time::Duration,
 };
@@ -47,9 +48,12 @@ enum AppArmor {
     /// With our profile loaded, or why it isn't.
     On {
         profiles: PathBuf,
-        default: Result<(), String>,
+        default: Loaded,
     },
 }
+
+/// Our profile, once it is known whether it is loaded.
+type Loaded = Arc<OnceLock<Result<(), String>>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Selinux {
@@ -69,15 +73,25 @@ pub(crate) struct Labels {
 }
 
 impl Modules {
-    /// Looks, and loads our AppArmor profile where AppArmor is on. Blocks for as long as the parser takes. What was loaded is
+    /// Looks, and begins to load our AppArmor profile where AppArmor is on. What was loaded is
     /// noted in the run directory, which a reboot empties as it empties the kernel.
     pub(crate) fn look(run: &Path) -> Self {
         let enabled = fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"));
         let apparmor = if enabled {
-            let profiles = PathBuf::from(PROFILES);
-            let default = load_default(&profiles, &run.join("apparmor-default"));
-            if let Err(why) = &default {
-                tracing::warn!(why, "the default AppArmor profile is not loaded: containers run without one");
+            let (profiles, note) = (PathBuf::from(PROFILES), run.join("apparmor-default"));
+            let default: Loaded = Arc::default();
+            let (list, loaded) = (profiles.clone(), Arc::clone(&default));
+            // Behind the start: the parser takes its time, and only the first container waits for it.
+            let load = move || {
+                let outcome = load_default(&list, &note);
+                if let Err(why) = &outcome {
+                    tracing::warn!(why, "the default AppArmor profile is not loaded: containers run without one");
+                }
+                // Nobody else sets it.
+                let _ = loaded.set(outcome);
+            };
+            if let Err(error) = thread::Builder::new().name("apparmor".to_owned()).spawn(load) {
+                let _ = default.set(Err(format!("no thread: {error}")));
             }
             AppArmor::On { profiles, default }
         } else {
@@ -90,14 +104,17 @@ impl Modules {
     /// What is not as a cluster expects it, for people.
     pub(crate) fn warning(&self) -> Option<String> {
         match &self.apparmor {
-            AppArmor::On { default: Err(why), .. } => {
-                Some(format!("the default AppArmor profile is not loaded, so containers run without one: {why}"))
-            }
-            AppArmor::On { .. } | AppArmor::Off => None,
+            AppArmor::On { default, .. } => match default.get() {
+                Some(Err(why)) => {
+                    Some(format!("the default AppArmor profile is not loaded, so containers run without one: {why}"))
+                }
+                Some(Ok(())) | None => None,
+            },
+            AppArmor::Off => None,
         }
     }
 
-    /// The labels of a container. A privileged one gets none, as CRI says.
+    /// The labels of a container. A privileged one gets none, as CRI says. May wait for the parser.
     pub(crate) fn labels(&self, security: &Security, sandbox: &SandboxId) -> Result<Labels, EngineError> {
         if security.privilege == Privilege::Privileged {
             return Ok(Labels::default());
@@ -127,7 +144,7 @@ impl AppArmor {
             (Self::On { profiles, default }, _) => (profiles, default),
         };
         let AppArmorChoice::Localhost(name) = choice else {
-            return Ok(default.is_ok().then(|| DEFAULT_PROFILE.to_owned()));
+            return Ok(default.wait().is_ok().then(|| DEFAULT_PROFILE.to_owned()));
         };
         if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
             return Err(wrong(name, "is no name of a profile"));

@@ -28,7 +28,7 @@ mod signals;
 mod sysctls;
 
 pub(crate) use capabilities::{all as all_capabilities, held as held_capabilities};
-pub(crate) use devices::{HostDevice, host_device, host_devices, privileged_devices};
+pub(crate) use devices::{HostDevice, devices_of, host_device};
 pub(crate) use limits::resources as limits;
 pub(crate) use mounts::check_inside;
 pub(crate) use signals::{SIGKILL, stop_signal};

@@ -9,7 +9,7 @@ mod streams;
 use std::{fs, time::Duration};
 
 use machine::{Machine, machine, pause, words};
-use runtime_engine::{EngineError, EventKind, Kind};
+use runtime_engine::{EventKind, Kind};
 use runtime_lifecycle::{
     ContainerFilter, ContainerState, Exit, ExitReason, IpcMode, NamespaceModes, NetworkMode, PidMode, SandboxState,
     UserMode,
@@ -128,7 +128,8 @@ fn ends_and_their_reasons() {
         let mut unknown = machine.container("unknown", "true");
         unknown.image.image = "no.such/image:1".to_owned();
         let error = engine.create_container(&sandbox, unknown).await.expect_err("no image");
-        assert!(matches!(error, EngineError::NoSuchImage { .. }), "{error}");
+        assert_eq!(error.kind(), Kind::NotFound, "{error}");
+        assert!(error.to_string().contains("no.such/image:1"), "{error}");
         let mut nobody = machine.container("nobody", "true");
         nobody.security.user = Some(runtime_lifecycle::User::Name("nosuchuser".to_owned()));
         let error = engine.create_container(&sandbox, nobody).await.expect_err("no user");

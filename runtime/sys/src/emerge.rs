@@ -1,9 +1,9 @@
 //! The last step of a process that joins a process-id namespace where others may trace it: it prepares itself outside,
 //! gives everything away that those inside may not see, and only then is a copy of it born inside, which executes.
 //!
-//! A process with CAP_SYS_PTRACE may read and write the memory and take the descriptors of every process that it sees and
-//! whose user namespace is its own, dumpable or not. So what it can see must never hold a right, a descriptor or a byte
-//! that isn't the container's: the copy has the final credentials, four descriptors and an empty heap.
+//! A process with CAP_SYS_PTRACE may read and write the memory and take the descriptors of every process that it sees
+//! and whose user namespace is its own, dumpable or not. So what it can see must never hold a right, a descriptor or a
+//! byte that isn't the container's: the copy has the final credentials, four descriptors and an empty heap.
 
 use std::arch::asm;
 use std::ffi::CString;
@@ -106,9 +106,9 @@ pub struct Report<'a> {
     pub steps: [u16; 4],
 }
 
-/// The calling process, single-threaded, with its later children in another process-id namespace (`setns`) and everything
-/// else final, loses its descriptors but the streams and the socket, and its heap; makes a copy of itself there, as a
-/// child of its own parent (`clone(CLONE_PARENT | CLONE_PARENT_SETTID)`), and ends. The copy begins a session and executes.
+/// The calling process, single-threaded, with its later children in another process-id namespace (`setns`) and all else
+/// final, loses its descriptors but the streams and the socket, and its heap; makes a copy of itself there, as a child
+/// of its own parent (`clone(CLONE_PARENT | CLONE_PARENT_SETTID)`), and ends. The copy begins a session and executes.
 /// Comes back only with an error, and then before anything was taken.
 /// <https://man7.org/linux/man-pages/man2/clone.2.html>
 pub fn emerge(proc: &ProcHandle, successor: &Successor, last: &Last<'_>) -> SysError {
@@ -223,8 +223,8 @@ fn prepare(last: &Last<'_>) -> SysResult<Raw> {
     })
 }
 
-/// A system call without the C library, whose error number is in memory that is wiped here. Answers with the kernel's own
-/// word: a negative error number.
+/// A system call without the C library, whose error number is in memory that is wiped here. Answers with the kernel's
+/// own word: a negative error number.
 ///
 /// # Safety
 /// As the call's.
@@ -289,7 +289,7 @@ unsafe fn go(raw: &Raw, mappings: &[(usize, usize)]) -> ! {
         unsafe { confine(raw) };
     }
     let flags = CLONE_PARENT | CLONE_PARENT_SETTID;
-    // SAFETY: without CLONE_VM the copy goes on here on its own copy of the stack; the kernel writes one word that lives.
+    // SAFETY: without CLONE_VM the copy goes on here on its own copy of the stack; the kernel writes one live word.
     let pid = unsafe { call(libc::SYS_clone, [flags, 0, address(raw.successor), 0, 0]) };
     if pid < 0 {
         // SAFETY: as this function's.

@@ -13,6 +13,7 @@ use crate::image::{Blob, Image};
 #[derive(Debug)]
 pub struct Registry {
     child: Child,
+    config: PathBuf,
     /// `127.0.0.1:PORT`.
     pub address: String,
     http: reqwest::Client,
@@ -81,7 +82,7 @@ impl Registry {
             .stderr(Stdio::null())
             .spawn()
             .context("cannot run docker-registry (apt-get install docker-registry)")?;
-        let registry = Registry { child, address, http: reqwest::Client::new() };
+        let registry = Registry { child, config, address, http: reqwest::Client::new() };
         for _ in 0..200 {
             if tokio::net::TcpStream::connect(&registry.address).await.is_ok() {
                 return Ok(registry);
@@ -138,5 +139,6 @@ impl Drop for Registry {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
+        let _ = std::fs::remove_file(&self.config);
     }
 }

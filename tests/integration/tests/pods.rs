@@ -24,6 +24,8 @@ mod crictl;
 mod devices;
 #[path = "pods/events.rs"]
 mod events;
+#[path = "pods/exec.rs"]
+mod exec;
 #[path = "pods/idempotence.rs"]
 mod idempotence;
 #[path = "pods/images.rs"]
@@ -109,6 +111,11 @@ tests! {
         the_same_sandbox_is_not_made_twice
         working_directory_environment_and_user_come_from_image_and_request
         checkpoint_and_restore_are_refused_with_the_reason;
+    exec: its_output_is_cut_at_16_mib_each_and_that_is_told
+        its_daemons_die_with_it
+        it_has_a_leaf_that_no_statistics_see
+        the_log_of_what_has_ended_is_not_made_anew
+        wrong_requests_for_streams_are_named;
     isolation: namespaces_are_its_own
         capabilities_filter_and_no_new_privileges
         masked_and_read_only_paths

@@ -146,10 +146,11 @@ fn containers() {
     refused(container(|config| config.image = None));
     refused(container(|config| config.image = Some(v1::ImageSpec::default())));
     refused(container(|config| config.command = vec!["a\0b".into()]));
-    refused(container(|config| config.envs = vec![KeyValue { key: "A".into(), value: vec![0xff] }]));
+    let told = container(|config| config.envs = vec![KeyValue { key: "A".into(), value: vec![0xff] }]).expect("bytes");
+    assert_eq!(told.envs[0].value.as_bytes(), [0xff]);
+    refused(container(|config| config.envs = vec![KeyValue { key: "A".into(), value: vec![b'a', 0] }]));
     refused(container(|config| config.log_path = "a\0".into()));
     refused(container(|config| config.stop_signal = 99));
-    refused(container(|config| config.cdi_devices = vec![v1::CdiDevice::default()]));
 }
 
 #[test]
@@ -168,9 +169,20 @@ fn mounts() {
     assert_eq!(told.expect("good").mounts[0].read_only, ReadOnly::Recursive);
     refused(with(|mount| mount.recursive_read_only = true));
     refused(with(|mount| mount.propagation = 9));
-    refused(with(|mount| mount.mount_options = vec!["noexec".into()]));
+    let told = with(|mount| mount.mount_options = vec!["noexec".into()]).expect("good");
+    assert_eq!(told.mounts[0].options, ["noexec"]);
     refused(with(|mount| mount.uid_mappings = vec![v1::IdMapping::default()]));
     refused(with(|mount| mount.image = Some(v1::ImageSpec { image: "x".into(), ..v1::ImageSpec::default() })));
+    let told = container(|config| {
+        config.mounts = vec![v1::Mount {
+            container_path: "/a".into(),
+            image: Some(v1::ImageSpec { image: "x".into(), ..v1::ImageSpec::default() }),
+            image_sub_path: "docs".into(),
+            readonly: true,
+            ..v1::Mount::default()
+        }];
+    });
+    assert_eq!(told.expect("good").mounts[0].image.as_ref().map(|image| image.sub_path.as_str()), Some("docs"));
 }
 
 #[test]
@@ -191,6 +203,45 @@ fn users_and_filters() {
     assert_eq!(told.security.seccomp, SeccompChoice::RuntimeDefault);
     assert_eq!(secured(|_| {}).expect("good").security.seccomp, SeccompChoice::Unconfined);
     refused(secured(|context| context.seccomp = profile(ProfileType::Localhost, "")));
-    refused(secured(|context| context.apparmor = profile(ProfileType::Localhost, "x")));
+    secured(|context| context.apparmor = profile(ProfileType::Localhost, "x"))
+        .expect("the engine knows which are loaded");
     secured(|context| context.apparmor = profile(ProfileType::RuntimeDefault, "")).expect("good");
+}
+
+#[test]
+fn profiles_and_labels() {
+    use runtime_lifecycle::AppArmorChoice::{Localhost, RuntimeDefault, Unconfined};
+    let check = |new: Option<(ProfileType, &str)>, old: &str, told: Option<runtime_lifecycle::AppArmorChoice>| {
+        let answer = secured(|context| {
+            context.apparmor =
+                new.map(|(kind, name)| SecurityProfile { profile_type: kind as i32, localhost_ref: name.to_owned() });
+            #[expect(deprecated, reason = "older clients know only the name")]
+            context.apparmor_profile.push_str(old);
+        });
+        match told {
+            Some(told) => assert_eq!(answer.expect("good").security.apparmor, told, "{new:?} {old:?}"),
+            None => refused(answer),
+        }
+    };
+    check(None, "", Some(RuntimeDefault));
+    check(None, "runtime/default", Some(RuntimeDefault));
+    check(None, "unconfined", Some(Unconfined));
+    check(None, "localhost/a", Some(Localhost("a".to_owned())));
+    check(None, "localhost/", None);
+    check(None, "a", None);
+    check(Some((ProfileType::Localhost, "localhost/a")), "localhost/b", Some(Localhost("a".to_owned())));
+    check(Some((ProfileType::Localhost, "a")), "", Some(Localhost("a".to_owned())));
+    check(Some((ProfileType::Localhost, "")), "localhost/b", None);
+    check(Some((ProfileType::Localhost, "a\nb")), "", None);
+    check(Some((ProfileType::Unconfined, "")), "localhost/b", Some(Unconfined));
+    check(Some((ProfileType::RuntimeDefault, "")), "", Some(RuntimeDefault));
+    let label = v1::SeLinuxOption { user: "u".into(), role: "r".into(), r#type: "t".into(), level: "s0:c1".into() };
+    let told =
+        secured(|context| context.selinux_options = Some(label)).expect("good").security.selinux.expect("a label");
+    assert_eq!((told.user.as_str(), told.kind.as_str(), told.level.as_str()), ("u", "t", "s0:c1"));
+    // A relative path would be looked for below the daemon's own directory.
+    refused(secured(|context| {
+        context.seccomp =
+            Some(SecurityProfile { profile_type: ProfileType::Localhost as i32, localhost_ref: "p.json".to_owned() });
+    }));
 }

@@ -7,6 +7,12 @@ fn sandbox() -> SandboxId {
     SandboxId::from_random([0xab; 32])
 }
 
+fn settled(outcome: Result<(), String>) -> Loaded {
+    let loaded = Loaded::default();
+    loaded.set(outcome).expect("is empty");
+    loaded
+}
+
 fn modules(apparmor: AppArmor, selinux: Selinux) -> Modules {
     Modules { apparmor, selinux }
 }
@@ -18,7 +24,7 @@ fn on(dir: &Path, default: Result<(), String>) -> AppArmor {
         "/usr/sbin/tcpdump (enforce)\nwith blank (complain)\nodd (name) (enforce)\npodwright-default (enforce)\n",
     )
     .expect("writes");
-    AppArmor::On { profiles, default }
+    AppArmor::On { profiles, default: settled(default) }
 }
 
 fn asked(apparmor: AppArmorChoice) -> Security {
@@ -50,7 +56,7 @@ fn which_profile() {
     check(AppArmor::Off, AppArmorChoice::RuntimeDefault, Ok(None));
     check(AppArmor::Off, AppArmorChoice::Unconfined, Ok(None));
     check(AppArmor::Off, named("x"), Err(Kind::Invalid));
-    let unreadable = AppArmor::On { profiles: dir.path().join("none"), default: Ok(()) };
+    let unreadable = AppArmor::On { profiles: dir.path().join("none"), default: settled(Ok(())) };
     check(unreadable, named("x"), Err(Kind::Internal));
 }
 

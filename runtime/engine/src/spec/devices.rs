@@ -7,7 +7,7 @@ use std::{
 };
 
 use oci_spec::runtime::{LinuxDevice, LinuxDeviceCgroup, LinuxDeviceType};
-use runtime_lifecycle::Device;
+use runtime_lifecycle::{ContainerConfig, Device, Privilege};
 
 use crate::EngineError;
 
@@ -75,8 +75,17 @@ pub(super) fn rules(devices: &[HostDevice]) -> Vec<LinuxDeviceCgroup> {
     rules
 }
 
+/// The nodes of a container: those that were asked for, and all of the host's if it is privileged.
+pub(crate) fn devices_of(config: &ContainerConfig) -> Result<Vec<HostDevice>, EngineError> {
+    let mut devices = host_devices(&config.devices)?;
+    if config.security.privilege == Privilege::Privileged {
+        devices.extend(privileged_devices());
+    }
+    Ok(devices)
+}
+
 /// The nodes that were asked for, looked up on the host.
-pub(crate) fn host_devices(asked: &[Device]) -> Result<Vec<HostDevice>, EngineError> {
+fn host_devices(asked: &[Device]) -> Result<Vec<HostDevice>, EngineError> {
     let mut found = Vec::new();
     for device in asked {
         if device.permissions.is_empty() || !device.permissions.bytes().all(|byte| matches!(byte, b'r' | b'w' | b'm')) {
@@ -109,7 +118,7 @@ pub(crate) fn host_device(path: &Path) -> io::Result<HostDevice> {
 }
 
 /// All nodes of the host, for privileged containers; those that a container has its own of are left out.
-pub(crate) fn privileged_devices() -> Vec<HostDevice> {
+fn privileged_devices() -> Vec<HostDevice> {
     let mut found = Vec::new();
     let Ok(entries) = fs::read_dir("/dev") else { return found };
     for entry in entries.flatten() {

@@ -23,6 +23,6 @@ mod tests {
     #[test]
     fn text_is_itself_and_bytes_are_digits() {
         assert_eq!(variable("A", "é".as_bytes()), "A=é");
-        assert_eq!(variable("A", &[0xff, 0x01]), "\0413dff01");
+        assert_eq!(variable("A", &[0xff, 0x01]), "\x00413dff01");
     }
 }

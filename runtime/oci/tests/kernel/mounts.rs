@@ -298,11 +298,11 @@ fn bytes() {
     let mut value = spec(&this, "");
     // A=, then 0xff 0x01 0xc3.
     value["process"] = process("cat /proc/1/environ | od -An -tx1");
-    value["process"]["env"] = json!(["PATH=/bin", "\0413dff01c3"]);
+    value["process"]["env"] = json!(["PATH=/bin", "\x00413dff01c3"]);
     symlink("busybox", this.lower().join("bin/od")).expect("links");
     let printed = run(&this, &value).output.split_whitespace().collect::<Vec<_>>().join(" ");
     assert!(printed.contains("41 3d ff 01 c3 00"), "{printed}");
-    for wrong in ["\0", "A=\0", "\0zz", "\0413"] {
+    for wrong in ["\0", "A=\0", "\0zz", "\x00413"] {
         value["process"]["env"] = json!(["PATH=/bin", wrong]);
         let started = start_with(&this, &value, Volumes::default());
         // Without digits it is an empty string, which is no variable but harms nobody.

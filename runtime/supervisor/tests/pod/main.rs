@@ -8,3 +8,4 @@ mod nodes;
 mod output;
 mod spy;
 mod updates;
+mod users;

@@ -14,7 +14,8 @@ use tests_integration::conformance::suite::{Streams, Suite, Tally};
 use tests_integration::registry::Registry;
 use tests_integration::{Ledger, Node, Options, machine};
 
-const USAGE: &str = "usage: conformance --critest FILE --ginkgo FILE --busybox FILE --nginx FILE --logs DIR
+const USAGE: &str =
+    "usage: conformance --critest FILE --ginkgo FILE --busybox FILE --nginx FILE --logs DIR [--images DIR]
        [--procs N] [--runs N] [--seed N] [--websocket] [-- ARGUMENT OF critest…]";
 
 /// How long the machine may take to be as it was before.
@@ -24,6 +25,7 @@ struct Arguments {
     suite: Suite,
     programs: Programs,
     logs: PathBuf,
+    images: Option<PathBuf>,
     runs: u32,
     seed: Option<u32>,
 }
@@ -51,7 +53,8 @@ fn main() -> ExitCode {
 }
 
 fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Arguments> {
-    let (mut critest, mut ginkgo, mut busybox, mut nginx, mut logs) = (None, None, None, None, None);
+    let (mut critest, mut ginkgo, mut busybox, mut nginx) = (None, None, None, None);
+    let (mut logs, mut images) = (None, None);
     let (mut processes, mut runs, mut seed, mut streams) = (1, 1, None, Streams::Spdy);
     let mut rest = Vec::new();
     while let Some(word) = words.next() {
@@ -62,6 +65,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Arguments> {
             "--busybox" => busybox = Some(PathBuf::from(value()?)),
             "--nginx" => nginx = Some(PathBuf::from(value()?)),
             "--logs" => logs = Some(PathBuf::from(value()?)),
+            "--images" => images = Some(PathBuf::from(value()?)),
             "--procs" => processes = value()?.parse().context("--procs takes a number")?,
             "--runs" => runs = value()?.parse().context("--runs takes a number")?,
             "--seed" => seed = Some(value()?.parse().context("--seed takes a number")?),
@@ -79,7 +83,7 @@ fn parse(mut words: impl Iterator<Item = String>) -> anyhow::Result<Arguments> {
         arguments: rest,
     };
     let programs = Programs { busybox: named(busybox, "--busybox")?, nginx: named(nginx, "--nginx")? };
-    Ok(Arguments { suite, programs, logs: named(logs, "--logs")?, runs, seed })
+    Ok(Arguments { suite, programs, logs: named(logs, "--logs")?, images, runs, seed })
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -111,10 +115,7 @@ async fn against_a_node(arguments: &Arguments, own: &mut Vec<String>) -> anyhow:
     // Pods' volumes lie here, and a mapped user has to reach them.
     machine::run("chmod", &["0755", &folder.path().display().to_string()])?;
     own.push(folder.path().display().to_string());
-    let registry = Registry::start(&folder.path().join("registry")).await?;
-    let began = Instant::now();
-    let images = images::push_all(&registry, &arguments.programs).await?;
-    println!("{images} images made in {:.1} s", began.elapsed().as_secs_f64());
+    let registry = registry(arguments, &folder.path().join("registry")).await?;
     let cgroup_root = format!("/podwright-conformance-{}", std::process::id());
     own.push(cgroup_root.clone());
     let options = Options {
@@ -144,6 +145,20 @@ async fn against_a_node(arguments: &Arguments, own: &mut Vec<String>) -> anyhow:
     drop(node);
     unmounted(folder.path());
     Ok(total)
+}
+
+/// A registry with the suite's images: those of an earlier run where the caller keeps them, on this machine or another.
+async fn registry(arguments: &Arguments, own: &Path) -> anyhow::Result<Registry> {
+    let folder = arguments.images.as_deref().unwrap_or(own);
+    let complete = folder.join("complete");
+    let registry = Registry::start(folder).await?;
+    if !complete.exists() {
+        let began = Instant::now();
+        let images = images::push_all(&registry, &arguments.programs).await?;
+        println!("{images} images made in {:.1} s", began.elapsed().as_secs_f64());
+        std::fs::write(complete, "")?;
+    }
+    Ok(registry)
 }
 
 /// Copies what a run said to where the caller looks.

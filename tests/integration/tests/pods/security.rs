@@ -179,7 +179,8 @@ fn of_image(image: &str, name: &str, change: Change) -> cri::ContainerConfig {
 pub(crate) async fn users_and_groups_are_the_images_or_the_requests(world: Arc<World>) -> Outcome {
     let image = accounts(&world)?;
     let sandbox = world.sandbox("users").await?;
-    let cases: [(&str, Change, (i64, i64, &[i64])); 5] = [
+    type Ids = (i64, i64, &'static [i64]);
+    let cases: [(&str, Change, Ids); 5] = [
         ("merged", |context| context.run_as_username = "web".into(), (101, 102, &[102, 200])),
         ("by-number", |context| context.run_as_user = id(101), (101, 102, &[102, 200])),
         (

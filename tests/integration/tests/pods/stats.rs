@@ -54,8 +54,8 @@ pub(crate) async fn what_a_container_does_is_counted(world: Arc<World>) -> Outco
     let began = Instant::now();
     let told = loop {
         let told = stats(&world, &id).await?;
-        let memory = told.memory.clone().context("memory of a running container")?;
-        let cpu = told.cpu.clone().context("a processor of a running container")?;
+        let memory = told.memory.context("memory of a running container")?;
+        let cpu = told.cpu.context("a processor of a running container")?;
         let layer = told.writable_layer.clone().context("a writable layer")?;
         let full = value(memory.rss_bytes.as_ref()) > 24 * MIB
             && value(cpu.usage_nano_cores.as_ref()) > 100_000_000
@@ -65,7 +65,7 @@ pub(crate) async fn what_a_container_does_is_counted(world: Arc<World>) -> Outco
         }
         tokio::time::sleep(Duration::from_millis(200)).await;
     };
-    let (cpu, memory) = (told.cpu.clone().unwrap_or_default(), told.memory.clone().unwrap_or_default());
+    let (cpu, memory) = (told.cpu.unwrap_or_default(), told.memory.unwrap_or_default());
     ensure!(value(cpu.usage_core_nano_seconds.as_ref()) > 0, "{told:?}");
     ensure!((100_000_000..=2_200_000_000).contains(&value(cpu.usage_nano_cores.as_ref())), "{told:?}");
     ensure!(value(memory.rss_bytes.as_ref()) > 24 * MIB, "{told:?}");
@@ -116,8 +116,8 @@ pub(crate) async fn a_pod_is_told_as_a_whole(world: Arc<World>) -> Outcome {
     let names: BTreeSet<&str> =
         linux.containers.iter().filter_map(|c| Some(c.attributes.as_ref()?.id.as_str())).collect();
     ensure!(names == BTreeSet::from([one.as_str(), two.as_str()]), "{names:?}");
-    ensure!(value(linux.memory.clone().unwrap_or_default().rss_bytes.as_ref()) > 24 * MIB, "{:?}", linux.memory);
-    let processes = linux.process.clone().context("processes")?;
+    ensure!(value(linux.memory.unwrap_or_default().rss_bytes.as_ref()) > 24 * MIB, "{:?}", linux.memory);
+    let processes = linux.process.context("processes")?;
     // Two shells, two sleeps, the pause process.
     ensure!(value(processes.process_count.as_ref()) >= 5, "{processes:?}");
     let network = linux.network.context("a network")?;
