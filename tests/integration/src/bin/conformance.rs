@@ -115,6 +115,8 @@ async fn against_a_node(arguments: &Arguments, own: &mut Vec<String>) -> anyhow:
     // Pods' volumes lie here, and a mapped user has to reach them.
     machine::run("chmod", &["0755", &folder.path().display().to_string()])?;
     own.push(folder.path().display().to_string());
+    // Also when it is interrupted: dropped after the node, before the folder.
+    let _mounts = Mounts(folder.path().to_owned());
     let registry = registry(arguments, &folder.path().join("registry")).await?;
     let cgroup_root = format!("/podwright-conformance-{}", std::process::id());
     own.push(cgroup_root.clone());
@@ -142,8 +144,6 @@ async fn against_a_node(arguments: &Arguments, own: &mut Vec<String>) -> anyhow:
         total.failed.extend(tally.failed);
         total.skipped = if number == 1 { tally.skipped } else { [total.skipped, tally.skipped].concat() };
     }
-    drop(node);
-    unmounted(folder.path());
     Ok(total)
 }
 
@@ -209,12 +209,16 @@ fn ours(row: &str, own: &[String]) -> bool {
     }
 }
 
-/// Undoes the mounts that the suite's propagation specs leave when they are cut short.
-fn unmounted(folder: &Path) {
-    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
-    for place in table.lines().rev().filter_map(|line| line.split(' ').nth(4)) {
-        if Path::new(place).starts_with(folder) {
-            let _ = machine::output("umount", &["-l", place]);
+/// Undoes, when dropped, the mounts that the suite's propagation specs leave in a folder when they are cut short.
+struct Mounts(PathBuf);
+
+impl Drop for Mounts {
+    fn drop(&mut self) {
+        let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap_or_default();
+        for place in table.lines().rev().filter_map(|line| line.split(' ').nth(4)) {
+            if Path::new(place).starts_with(&self.0) {
+                let _ = machine::output("umount", &["-l", place]);
+            }
         }
     }
 }

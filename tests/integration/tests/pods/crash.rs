@@ -119,12 +119,17 @@ async fn ends_while_away(node: &mut Node) -> Outcome {
     let sandbox = client.run(client::pod("away", &node.scratch().join("logs"))).await?;
     let id = client.launch(&sandbox, "c", BUSYBOX, &["/bin/sh", "-c", "sleep 0.3; echo last; exit 33"]).await?;
     node.kill()?;
-    tokio::time::sleep(Duration::from_millis(800)).await;
+    let path = node.scratch().join("logs/away/c.log");
+    let began = Instant::now();
+    while !std::fs::read_to_string(&path).is_ok_and(|log| log.contains("last")) {
+        ensure!(began.elapsed() < Duration::from_secs(30), "it says nothing while no daemon runs");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     node.launch().await?;
     let client = node.client().await?;
-    let status = client.status(&id).await?;
+    let status = client.wait(&id, Duration::from_secs(30)).await?;
     ensure!(status.exit_code == 33 && status.state() == cri::ContainerState::ContainerExited, "{status:?}");
-    let log = std::fs::read_to_string(node.scratch().join("logs/away/c.log"))?;
+    let log = std::fs::read_to_string(&path)?;
     ensure!(log.ends_with("last\n"), "{log}");
     client.end(&sandbox).await
 }
@@ -141,7 +146,7 @@ pub(crate) async fn a_supervisor_that_dies_takes_its_pod_along_and_is_told(_: Ar
     let supervisor = supervisor_of(&sandbox.id).context("the sandbox has a supervisor")?;
     tests_integration::machine::run("kill", &["-9", &supervisor])?;
     let began = Instant::now();
-    let status = client.wait(&id, Duration::from_secs(5)).await?;
+    let status = client.wait(&id, Duration::from_secs(30)).await?;
     ensure!(status.exit_code == 137 && status.reason == "SupervisorLost", "{status:?}");
     let request = cri::PodSandboxStatusRequest { pod_sandbox_id: sandbox.id.clone(), verbose: false };
     let state =

@@ -16,7 +16,7 @@ use tests_integration::{Node, Options, Outcome, machine};
 
 use crate::{BUSYBOX, World};
 
-const SOON: Duration = Duration::from_secs(15);
+const SOON: Duration = Duration::from_secs(30);
 
 /// crictl 1.36: the one on PATH or in `PODWRIGHT_TEST_CRICTL`.
 pub(crate) fn program() -> Option<PathBuf> {
@@ -526,21 +526,22 @@ pub(crate) async fn stats_of_containers_and_pods_count(world: Arc<World>) -> Out
     let pod = crictl.pod("stats")?;
     let script = "dd if=/dev/zero of=/file bs=1M count=3 2>/dev/null; while true; do :; done";
     let id = crictl.container(&pod, "busy", script, json!({}))?;
-    pause(Duration::from_millis(500));
+    let mut told = Value::Null;
+    let counted = || {
+        told = crictl.json(&["stats", "-o", "json", &id])?;
+        let least =
+            [("/cpu/usageCoreNanoSeconds", 1_000_000), ("/memory/workingSetBytes", 1_000), ("/writableLayer/usedBytes", 3 << 20)];
+        Ok(least.into_iter().all(|(place, least)| {
+            let figure = told.pointer(&format!("/stats/0{place}/value")).and_then(Value::as_str);
+            figure.and_then(|text| text.parse::<u64>().ok()).is_some_and(|figure| figure >= least)
+        }))
+    };
+    until(counted, "what it does is counted").with_context(|| told.to_string())?;
     let table = crictl.call(&["stats", &id])?;
     let row = table.lines().find(|line| line.starts_with(&id[..13])).context("a row of it")?;
     ensure!(table.contains("CPU %") && row.contains("busy"), "{table}");
     let percent: f64 = row.split_whitespace().nth(2).and_then(|word| word.parse().ok()).unwrap_or(0.0);
     ensure!(percent > 5.0, "an endless loop takes {percent} %: {table}");
-    let one = &crictl.json(&["stats", "-o", "json", &id])?["stats"][0];
-    for (place, least) in [
-        ("/cpu/usageCoreNanoSeconds/value", 1_000_000),
-        ("/memory/workingSetBytes/value", 1_000),
-        ("/writableLayer/usedBytes/value", 3 << 20),
-    ] {
-        let figure: u64 = one.pointer(place).and_then(Value::as_str).and_then(|text| text.parse().ok()).unwrap_or(0);
-        ensure!(figure >= least, "{place} is {figure}: {one}");
-    }
     let table = crictl.call(&["statsp", &pod.id])?;
     ensure!(table.contains(&pod.id[..13]) && table.contains("stats"), "{table}");
     let told = crictl.json(&["statsp", "-o", "json", &pod.id])?;
@@ -592,9 +593,13 @@ pub(crate) async fn events_tell_a_container_s_life(world: Arc<World>) -> Outcome
             let _ = sender.send(line);
         }
     });
-    // The stream is open once it tells of something: pods of other tests may do as well as ours.
+    // The stream is open once it tells of something: pods of other tests do as well as ours.
+    let opening = || {
+        crictl.end(&crictl.pod("opening")?)?;
+        Ok(lines.try_recv().is_ok())
+    };
+    until(opening, "the stream opens")?;
     let pod = crictl.pod("events")?;
-    pause(Duration::from_millis(500));
     let id = crictl.container(&pod, "c", "exit 0", json!({}))?;
     let seen: &mut Vec<String> = &mut Vec::new();
     let mut wait = |wanted: &str| -> Outcome {

@@ -34,15 +34,16 @@ impl Until {
 
 async fn collect(
     stream: &mut tonic::Streaming<cri::ContainerEventResponse>,
+    pods: &str,
     until: Until,
 ) -> anyhow::Result<Vec<cri::ContainerEventResponse>> {
     let mut events = Vec::new();
     while !until.over(&events) {
         let next = tokio::time::timeout(Duration::from_secs(60), stream.message()).await;
         let event = next.context("no event for 60 s")??.context("the stream ended")?;
-        // Other tests share the node.
+        // Other tests share the node, the one below among them.
         let ours = event.pod_sandbox_status.as_ref().and_then(|status| status.metadata.as_ref());
-        if ours.is_some_and(|metadata| metadata.name.starts_with("told-")) {
+        if ours.is_some_and(|metadata| metadata.name.starts_with(pods)) {
             events.push(event);
         }
     }
@@ -51,7 +52,7 @@ async fn collect(
 
 /// A pod with its containers, from the beginning to the end.
 async fn live_and_die(world: Arc<World>, number: usize) -> Outcome {
-    let sandbox = world.client.run(host_network(world.pod(&format!("told-{number}")))).await?;
+    let sandbox = world.client.run(host_network(world.pod(&format!("told-in-order-{number}")))).await?;
     let mut containers = tokio::task::JoinSet::new();
     for container in 0..CONTAINERS {
         let (world, sandbox) = (Arc::clone(&world), sandbox.clone());
@@ -75,7 +76,7 @@ pub(crate) async fn a_hundred_containers_are_told_in_order(world: Arc<World>) ->
         pods.spawn(live_and_die(Arc::clone(&world), number));
     }
     let wanted = PODS * (CONTAINERS + 1) * 4;
-    let events = collect(&mut stream, Until::Count(wanted)).await;
+    let events = collect(&mut stream, "told-in-order-", Until::Count(wanted)).await;
     while let Some(ended) = pods.join_next().await {
         ended??;
     }
@@ -124,7 +125,7 @@ pub(crate) async fn a_program_that_cannot_be_started_is_told_as_stopped_and_neve
     let id = world.client.create(&sandbox, config).await?;
     ensure!(world.client.start(&id).await.is_err());
     world.client.end(&sandbox).await?;
-    let events = collect(&mut stream, Until::Deleted(sandbox.id.clone())).await?;
+    let events = collect(&mut stream, "told-badly", Until::Deleted(sandbox.id.clone())).await?;
     let kinds = |id: &str| -> Vec<Kind> {
         events.iter().filter(|event| event.container_id == id).map(|event| event.container_event_type()).collect()
     };

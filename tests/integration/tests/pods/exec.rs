@@ -14,7 +14,7 @@ use crate::{BUSYBOX, World};
 /// What ExecSync keeps of each stream, in bytes: the limit of the CRI's own clients.
 const KEPT_BYTES: usize = 16 * 1024 * 1024;
 
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(30);
 
 pub(crate) async fn its_output_is_cut_at_16_mib_each_and_that_is_told(world: Arc<World>) -> Outcome {
     let sandbox = world.sandbox("cut").await?;

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, ensure};
 use runtime_cri_api::v1 as cri;
@@ -148,8 +148,14 @@ pub(crate) async fn limits_are_set_before_the_first_instruction(world: Arc<World
         ensure!(find("cpu.cfs_quota_us")? == "50000" && find("cpu.shares")? == "512", "{}", find("cpu.cfs_quota_us")?);
     }
     // Its own cgroup namespace: it sees itself at the root, not where it is on the host.
-    tokio::time::sleep(Duration::from_millis(200)).await;
-    let log = world.log("limits", "c")?;
+    let began = Instant::now();
+    let log = loop {
+        match world.log("limits", "c") {
+            Ok(log) if log.contains(":/") => break log,
+            told => ensure!(began.elapsed() < Duration::from_secs(30), "it does not tell its group: {told:?}"),
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    };
     ensure!(!log.contains(&id), "the container sees its place on the host: {log}");
     world.client.end(&sandbox).await
 }

@@ -27,7 +27,7 @@ fn fetch(address: &str, port: u16) -> String {
     format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | /bin/busybox nc -w 5 {address} {port} | tail -n 1")
 }
 
-/// What a GET of / brings from `address`, tried until it answers, at most 5 s.
+/// What a GET of / brings from `address`, tried until it answers, at most 20 s.
 async fn get(address: &str) -> anyhow::Result<String> {
     let began = Instant::now();
     loop {
@@ -43,7 +43,7 @@ async fn get(address: &str) -> anyhow::Result<String> {
         .await?;
         match tried {
             Ok(answer) => return Ok(answer),
-            Err(error) if began.elapsed() > Duration::from_secs(5) => return Err(error),
+            Err(error) if began.elapsed() > Duration::from_secs(20) => return Err(error),
             Err(_) => tokio::time::sleep(Duration::from_millis(50)).await,
         }
     }
@@ -234,7 +234,7 @@ pub(crate) async fn nothing_is_left_when_the_pod_is_gone(world: Arc<World>) -> O
     world.client.end(&sandbox).await?;
     let began = Instant::now();
     while rows()?.1 > 0 {
-        ensure!(began.elapsed() < Duration::from_secs(5), "the rules of a host port are left");
+        ensure!(began.elapsed() < Duration::from_secs(20), "the rules of a host port are left");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
     let files = machine::run("grep", &["-rl", &sandbox.id, &world.node.run_directory().display().to_string()])

@@ -288,7 +288,7 @@ pub(crate) async fn a_busy_registry_and_broken_bodies_are_borne(world: Arc<World
     let began = std::time::Instant::now();
     let says = "rate limited, may be tried again in 3600s";
     refused(&client, "limited.example/team/app:1", None, Code::Unknown, says).await?;
-    ensure!(began.elapsed() < Duration::from_secs(10), "it waited {:?}", began.elapsed());
+    ensure!(began.elapsed() < Duration::from_secs(60), "it waited {:?}", began.elapsed());
     Ok(())
 }
 
@@ -331,13 +331,13 @@ fn length(directory: &Path) -> u64 {
 }
 
 async fn machine_waits(what: &str, done: impl Fn() -> bool) -> Outcome {
-    for _ in 0..400 {
+    for _ in 0..1200 {
         if done() {
             return Ok(());
         }
         tokio::time::sleep(Duration::from_millis(25)).await;
     }
-    bail!("10 s were not enough for {what}")
+    bail!("30 s were not enough for {what}")
 }
 
 pub(crate) async fn a_pull_ends_with_its_last_client(world: Arc<World>) -> Outcome {
@@ -357,8 +357,11 @@ pub(crate) async fn a_pull_ends_with_its_last_client(world: Arc<World>) -> Outco
     let name = "registry.example/team/app:1";
     let start = |client: Client| tokio::spawn(async move { pull(&client, name, None).await });
     // Two want it, one goes: the other gets it, and it is fetched once.
-    let (one, other) = (start(client.clone()), start(node.client().await?));
+    let second = node.client().await?;
+    let (one, other) = (start(client.clone()), start(second));
     machine_waits("the layer to be asked for", || !gateway.passed_with(&layer).is_empty()).await?;
+    // The other's request is on its way through a socket of this machine; the layer waits for it.
+    tokio::time::sleep(Duration::from_millis(500)).await;
     one.abort();
     let id = other.await??;
     ensure!(gateway.passed_with(&layer).len() == 1, "fetched {} times", gateway.passed_with(&layer).len());

@@ -253,7 +253,7 @@ pub(crate) async fn a_client_that_stops_reading_holds_up_nobody_else(world: Arc<
     for _ in 0..20 {
         let began = Instant::now();
         ensure!(world.client.shell(&id, "echo here").await? == "here\n", "an exec beside");
-        ensure!(began.elapsed() < Duration::from_secs(5), "an exec beside took {:?}", began.elapsed());
+        ensure!(began.elapsed() < SOON, "an exec beside took {:?}", began.elapsed());
     }
     let url = exec(&world, &id, &["echo", "here"], OUTPUT).await?;
     ensure!(text(&finish(client(&["exec", &url])?, Vec::new()).await?.stdout) == "here\n", "a session beside");
@@ -382,7 +382,7 @@ const RST_STREAM: u8 = 3;
 /// The type of the first frame of stream 1, or GOAWAY's.
 fn first_answer(socket: &std::path::Path, authority: &str) -> anyhow::Result<Option<u8>> {
     let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+    stream.set_read_timeout(Some(SOON))?;
     // HPACK without Huffman: names by their number in the static table where they have one.
     let literal = |head: &[u8], value: &str| {
         let length = u8::try_from(value.len()).ok().filter(|length| *length < 127).expect("short");

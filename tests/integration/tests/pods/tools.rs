@@ -121,7 +121,7 @@ pub(crate) async fn hello_runs_and_ends_without_a_trace(_: Arc<World>) -> Outcom
     }
     let began = Instant::now();
     while !(text(&lines) + &run.said()).to_lowercase().contains("ready") {
-        ensure!(began.elapsed() < Duration::from_secs(15), "readiness is not told:\n{}\n{}", text(&lines), run.said());
+        ensure!(began.elapsed() < Duration::from_secs(60), "readiness is not told:\n{}\n{}", text(&lines), run.said());
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
     let said = text(&lines) + &run.said();
@@ -130,7 +130,7 @@ pub(crate) async fn hello_runs_and_ends_without_a_trace(_: Arc<World>) -> Outcom
         .find(|word| word.starts_with("10.166.200."))
         .context("the address is told")?
         .to_owned();
-    curl(&format!("http://{address}:8080"), Duration::from_secs(5)).await.context("the pod's own address")?;
+    curl(&format!("http://{address}:8080"), Duration::from_secs(20)).await.context("the pod's own address")?;
     machine::run("kill", &["-INT", &child.id().to_string()])?;
     let began = Instant::now();
     let status = loop {
