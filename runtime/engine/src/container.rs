@@ -164,7 +164,8 @@ impl Engine {
         userns::give(&layer.join("upper"), pod.config.namespaces.user)?;
         crate::imagefiles::dress(&layer.join("upper"), root_attributes, pod.config.namespaces.user)
             .map_err(|source| EngineError::Kernel { step: "give the image's attributes to the root", source })?;
-        self.prepare(sandbox, link, plan.spec).await?;
+        let record = container.record();
+        self.prepare(sandbox, link, plan.spec, &record.config.mounts).await?;
         container.step(ContainerEvent::Created)?;
         // Before anybody can start it.
         self.tell(EventKind::Created, &sandbox.id, Some(id));

@@ -102,9 +102,15 @@ impl Drop for ExecStarted {
 }
 
 impl Engine {
-    /// A container that can be executed in and attached to; the error says what it is instead.
+    /// A container that can be attached to; the error says what it is instead.
     pub fn check_running(&self, id: &ContainerId) -> Result<(), EngineError> {
         self.running(id).map(drop)
+    }
+
+    /// The same for a command, which is only started later.
+    pub fn check_exec(&self, id: &ContainerId, argv: &[String]) -> Result<(), EngineError> {
+        spec::check_command(argv)?;
+        self.check_running(id)
     }
 
     pub(crate) fn running(&self, id: &ContainerId) -> Result<Arc<Container>, EngineError> {

@@ -29,8 +29,9 @@ const PROFILES_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Longest name of a profile, or part of a label, in bytes; the kernel takes a page.
 const NAME_BYTES_MAX: usize = 1024;
 
-/// How long the translation of our profile may take; it takes 0.1 s, and the node starts without it afterwards.
-const PARSER_DEADLINE: Duration = Duration::from_secs(30);
+/// How long the translation of our profile may take, which the first container waits for. It takes 0.1 s, and half a
+/// minute was seen on an emulated, busy machine; afterwards containers run without it.
+const PARSER_DEADLINE: Duration = Duration::from_secs(300);
 
 /// How often the parser is asked whether it has ended.
 const PARSER_POLL: Duration = Duration::from_millis(5);

@@ -279,16 +279,22 @@ fn environment(placement: &Placement<'_>) -> Result<Vec<String>, EngineError> {
 
 /// The process of one more command in a running container: the first one's surroundings, other words.
 pub(crate) fn exec_process(first: &Process, args: Vec<String>, terminal: Terminal) -> Result<Process, EngineError> {
-    if args.first().is_none_or(String::is_empty) {
-        return Err(EngineError::invalid("command", "there is nothing to execute"));
-    }
-    check_text("command", &args)?;
-    if args.iter().map(|text| text.len() + 1).sum::<usize>() > ARGUMENTS_BYTES_MAX {
-        return Err(EngineError::invalid("command", "is longer than a program can be started with"));
-    }
+    check_command(&args)?;
     let mut process = first.clone();
     process.set_args(Some(args)).set_terminal(Some(terminal == Terminal::Yes));
     Ok(process)
+}
+
+/// Whether it could be executed at all.
+pub(crate) fn check_command(args: &[String]) -> Result<(), EngineError> {
+    if args.first().is_none_or(String::is_empty) {
+        return Err(EngineError::invalid("command", "there is nothing to execute"));
+    }
+    check_text("command", args)?;
+    if args.iter().map(|text| text.len() + 1).sum::<usize>() > ARGUMENTS_BYTES_MAX {
+        return Err(EngineError::invalid("command", "is longer than a program can be started with"));
+    }
+    Ok(())
 }
 
 fn check_text(what: &str, texts: &[String]) -> Result<(), EngineError> {

@@ -184,9 +184,10 @@ impl Engine {
         let one = |record: Arc<SandboxRecord>| {
             let containers = containers.remove(&record.id).unwrap_or_default();
             let containers: Vec<_> = containers.into_iter().map(|record| self.measure(record)).collect();
-            let usage = match shared.get(pod_cgroup(&record)) {
-                Some(pods) if *pods > 1 => self.sum(&record, &containers),
-                _ => self.read(pod_cgroup(&record), young(record.created_at)),
+            let usage = if is_alone(&shared, pod_cgroup(&record)) {
+                self.read(pod_cgroup(&record), young(record.created_at))
+            } else {
+                self.sum(&record, &containers)
             };
             let network = network(&record);
             SandboxUsage { record, usage, network, containers }
@@ -204,11 +205,12 @@ impl Engine {
         containers
     }
 
-    /// How many pods were given the same cgroup: a kubelet gives each its own, others needn't.
+    /// How many pods that are ready were given the same cgroup: a kubelet gives each its own, others needn't. One that has
+    /// ended doesn't count: the sandbox that took its place has the cgroup to itself.
     fn shared_parents(&self) -> BTreeMap<String, usize> {
         let mut shared: BTreeMap<String, usize> = BTreeMap::new();
-        for record in self.sandboxes(&SandboxFilter::default()) {
-            *shared.entry(pod_cgroup(&record).to_owned()).or_default() += 1;
+        for record in self.sandboxes(&SandboxFilter::default()).iter().filter(|record| record.state.is_ready()) {
+            *shared.entry(pod_cgroup(record).to_owned()).or_default() += 1;
         }
         shared
     }
@@ -261,6 +263,11 @@ fn pod_cgroup(record: &SandboxRecord) -> &str {
     record.cgroup.rsplit_once('/').map_or("", |(parent, _)| parent)
 }
 
+/// Whether what is in a cgroup is one pod's. The root's is the machine's.
+fn is_alone(shared: &BTreeMap<String, usize>, cgroup: &str) -> bool {
+    !cgroup.is_empty() && shared.get(cgroup).is_none_or(|pods| *pods == 1)
+}
+
 fn started(record: &ContainerRecord) -> Option<Duration> {
     match &record.state {
         ContainerState::Running { since, .. } | ContainerState::Stopping { since, .. } => young(*since),
@@ -292,4 +299,16 @@ fn network(record: &SandboxRecord) -> Option<NetworkUsage> {
     let default = others.iter().position(|interface| Some(interface.name.as_str()) == named);
     let default = default.map(|at| others.remove(at));
     Some(NetworkUsage { at: now(), default, others })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::is_alone;
+
+    #[test]
+    fn a_cgroup_of_several_pods_or_of_the_machine_is_no_pods() {
+        let shared = [("/one".to_owned(), 1), ("/two".to_owned(), 2), (String::new(), 1)].into();
+        let told = ["/one", "/two", "/gone", ""].map(|cgroup| is_alone(&shared, cgroup));
+        assert_eq!(told, [true, false, true, false]);
+    }
 }

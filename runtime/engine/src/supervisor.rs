@@ -145,18 +145,17 @@ impl Link {
             }
             waiting.calls.insert(id, Waiter { brings: ask.brings, answer });
         }
+        let mut asking = Asking { link: self, id, is_sent: false };
         let told = timeout(deadline, async {
             self.write(&frame, ask.descriptors).await?;
+            asking.is_sent = true;
             answered.await.map_err(|_| self.gone())
         })
         .await;
         match told {
             Ok(Ok(Ok(answer))) => Ok(answer),
             Ok(Ok(Err(Failure { kind, message }))) => Err(EngineError::Supervisor { step, kind, message }),
-            Ok(Err(error)) => {
-                lock(&self.waiting).calls.remove(&id);
-                Err(error)
-            }
+            Ok(Err(error)) => Err(error),
             // Its waiter stays: an answer that comes all the same may bring a descriptor, which must not be taken for the
             // next answer's.
             Err(_) => Err(EngineError::Deadline {
@@ -249,6 +248,22 @@ impl Link {
     }
 }
 
+/// A question that is given up before it is sent is never answered: nobody waits for it, however often that happens while a
+/// supervisor is stopped.
+struct Asking<'a> {
+    link: &'a Link,
+    id: u64,
+    is_sent: bool,
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        if !self.is_sent {
+            lock(&self.link.waiting).calls.remove(&self.id);
+        }
+    }
+}
+
 /// A frame that is given up half-way leaves the other end in the middle of a message: the connection is closed, and made
 /// anew by whoever reads it.
 struct Cut<'a> {
@@ -319,5 +334,32 @@ async fn listen(link: Arc<Link>, engine: Weak<Engine>) {
         && let Some(engine) = engine.upgrade()
     {
         engine.on_link_lost(link.sandbox.clone()).await;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{os::unix::net::UnixStream, sync::Weak, time::Duration};
+
+    use runtime_lifecycle::SandboxId;
+    use runtime_wire::Request;
+
+    use super::Link;
+    use crate::{Kind, world::lock};
+
+    #[tokio::test]
+    async fn a_question_that_was_never_sent_is_forgotten_and_one_that_was_is_not() {
+        let (ours, _theirs) = UnixStream::pair().expect("a pair");
+        ours.set_nonblocking(true).expect("sets");
+        let link = Link::start(SandboxId::from_random([1; 32]), ours.into(), Weak::new()).expect("starts");
+        let ask = async || {
+            let asked = link.tell("greet", Request::Sandbox, Duration::from_millis(10)).await;
+            assert_eq!(asked.expect_err("nobody answers").kind(), Kind::DeadlineExceeded);
+            lock(&link.waiting).calls.len()
+        };
+        let writing = link.writing.lock().await;
+        assert_eq!(ask().await, 0);
+        drop(writing);
+        assert_eq!(ask().await, 1);
     }
 }

@@ -89,11 +89,18 @@ fn check_sub_path(path: &str) -> Result<(), EngineError> {
 }
 
 impl Engine {
-    /// Asks the supervisor. A volume whose source isn't there is made, as other runtimes do for `hostPath`, and asked again.
-    pub(crate) async fn prepare(&self, sandbox: &Sandbox, link: &Link, spec: ContainerSpec) -> Result<(), EngineError> {
+    /// Asks the supervisor. A volume of `mounts` whose source isn't there is made, as other runtimes do for `hostPath`, and
+    /// asked again.
+    pub(crate) async fn prepare(
+        &self,
+        sandbox: &Sandbox,
+        link: &Link,
+        spec: ContainerSpec,
+        mounts: &[Mount],
+    ) -> Result<(), EngineError> {
         let deadline = self.config.limits.supervisor_answer;
         let step = "create the container";
-        let sources: Vec<PathBuf> = bind_sources(&spec);
+        let sources = sources(mounts);
         let first = link.tell(step, Request::CreateContainer(Box::new(spec.clone())), deadline).await;
         let error = match first {
             Err(
@@ -119,10 +126,11 @@ impl Engine {
     }
 }
 
-fn bind_sources(spec: &ContainerSpec) -> Vec<PathBuf> {
-    let mounts = spec.spec.mounts().iter().flatten();
-    let binds = mounts.filter(|mount| mount.typ().as_deref() == Some("bind"));
-    binds.filter_map(|mount| mount.source().clone()).filter(|source| source.is_absolute()).collect()
+/// The host's paths that were asked for as volumes. What else is mounted (the files that a CDI device consists of) is the
+/// host's to have: a directory in the place of a driver's library or socket would be in the driver's way.
+fn sources(mounts: &[Mount]) -> Vec<PathBuf> {
+    let paths = mounts.iter().filter(|mount| mount.image.is_none()).map(|mount| PathBuf::from(&mount.host_path));
+    paths.filter(|source| source.is_absolute()).collect()
 }
 
 /// Makes the missing ones as directories; answers with how many.
@@ -157,7 +165,26 @@ pub(crate) fn complete(volumes: &mut [ImageVolume], layer: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::check_sub_path;
+    use std::path::PathBuf;
+
+    use runtime_lifecycle::{ImageMount, Mount, Propagation, ReadOnly};
+
+    use super::{check_sub_path, sources};
+
+    #[test]
+    fn only_paths_of_the_host_that_were_asked_for_are_made() {
+        let mount = |host_path: &str, image: Option<&str>| Mount {
+            container_path: "/data".to_owned(),
+            host_path: host_path.to_owned(),
+            read_only: ReadOnly::No,
+            propagation: Propagation::Private,
+            options: Vec::new(),
+            id_mappings: None,
+            image: image.map(|image| ImageMount { image: image.to_owned(), sub_path: String::new() }),
+        };
+        let mounts = [mount("/srv/data", None), mount("", Some("i")), mount("/srv/other", Some("i"))];
+        assert_eq!(sources(&mounts), [PathBuf::from("/srv/data")]);
+    }
 
     #[test]
     fn a_sub_path_stays_inside() {

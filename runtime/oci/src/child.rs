@@ -421,7 +421,7 @@ fn enter_pod_mounts(pod: Option<&OwnedFd>) -> SysResult<()> {
         None => {
             let null = scaffold::clone_null()?;
             process::unshare(Namespaces::MOUNT)?;
-            scaffold::build(null.as_fd(), &CString::from(SHM_SIZE_ALONE), None)
+            scaffold::build(null.as_fd(), &CString::from(SHM_SIZE_ALONE), None, scaffold::Processes::Own)
         }
     }
 }

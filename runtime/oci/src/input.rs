@@ -18,11 +18,24 @@ pub struct Joins {
     pub uts: Option<OwnedFd>,
     /// Process-id namespace: the container's first process is no PID 1 then.
     pub pid: Option<OwnedFd>,
+    /// Which procfs the container gets.
+    pub procfs: Procfs,
     /// The pod's mount namespace, as [`crate::spawn_pause`] makes it. Without one (a container outside a pod) the same is
     /// made in the container's own.
     pub mounts: Option<OwnedFd>,
     /// The pod's user namespace, which owns the others.
     pub users: Option<PodUsers>,
+}
+
+/// Where a container's procfs comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Procfs {
+    /// It is made by the container's first process, which is in the process-id namespace from its birth on.
+    #[default]
+    Made,
+    /// It is the one that the pod's mount namespace has for the process-id namespace that is joined. The first process goes
+    /// inside when it has nothing left that those in there may not see.
+    Pods,
 }
 
 /// A pod's user namespace.

@@ -15,16 +15,16 @@ use crate::error::During;
 use crate::host::host;
 use crate::input::{Stdio, StopBefore};
 use crate::plan::{self, Plan};
-use crate::step::{Step, Target, What};
+use crate::step::Step;
 use crate::{ContainerCgroup, Input, OciError, child};
 
+mod failures;
 mod sources;
 pub(crate) use sources::Object;
 pub use sources::{OneShot, Seen, check_sources};
 
 const SIGKILL: i32 = 9;
 const ESRCH: i32 = 3;
-const ENOTDIR: i32 = 20;
 
 /// A process that was launched.
 #[derive(Debug)]
@@ -171,6 +171,7 @@ fn start(plan: Plan, cgroup: ContainerCgroup, stdio: Stdio, stop: StopBefore) ->
     let host = host()?;
     let (ours, theirs) = sync::pair().during(|| "make a socket".to_owned())?;
     let birth = plan.birth.as_ref().and_then(|group| group.group.directory(""));
+    let awaits_terminal = matches!(stdio, Stdio::Terminal { .. });
     let emerges = plan.steps.iter().any(|step| matches!(step, Step::Emerge(_)));
     let successor = emerges.then(Successor::new).transpose().during(|| "make a process".to_owned())?;
     let child = host.with_children_in(plan.pid.as_ref(), || {
@@ -187,6 +188,7 @@ fn start(plan: Plan, cgroup: ContainerCgroup, stdio: Stdio, stop: StopBefore) ->
         plan,
         cgroup,
         stop,
+        awaits_terminal,
         terminal: None,
         stage: Stage::Steps,
     })
@@ -229,6 +231,8 @@ pub struct Launching {
     plan: Plan,
     cgroup: ContainerCgroup,
     stop: StopBefore,
+    /// Whether a terminal is still to come.
+    awaits_terminal: bool,
     terminal: Option<OwnedFd>,
     stage: Stage,
 }
@@ -245,25 +249,32 @@ impl Launching {
         let mut message = [0; child::MESSAGE_BYTES_MAX];
         self.succeed();
         // Looked at before the socket: what it had to say was said by then.
-        let is_over = self.stage == Stage::Executing && self.successor.is_some() && self.has_ended();
+        let is_over = self.stage == Stage::Executing && self.emerges() && self.has_ended();
         loop {
             match socket::recv(self.sync.as_fd(), &mut message) {
                 Ok((0, _)) => return self.ended(),
                 Ok((count, descriptors)) => match message.get(..count).unwrap_or_default() {
-                    [child::TERMINAL] => self.terminal = descriptors.into_iter().next(),
-                    [child::MOVED, a, b, c, d] => self.moved(i32::from_le_bytes([*a, *b, *c, *d]), descriptors),
+                    [child::TERMINAL] if self.awaits_terminal => {
+                        self.awaits_terminal = false;
+                        self.terminal = descriptors.into_iter().next();
+                    }
+                    [child::MOVED, a, b, c, d] if !self.emerges() => {
+                        self.moved(i32::from_le_bytes([*a, *b, *c, *d]), descriptors);
+                    }
                     [child::READY] if self.stop == StopBefore::Exec && self.stage == Stage::Steps => {
                         self.stage = Stage::Waiting;
                         return Progress::Blocked;
                     }
-                    [child::READY] => self.stage = Stage::Executing,
+                    [child::READY] if !self.emerges() => self.stage = Stage::Executing,
                     [child::FAILED, low, high, a, b, c, d, detail @ ..] => {
                         let step = usize::from(u16::from_le_bytes([*low, *high]));
                         let errno = i32::from_le_bytes([*a, *b, *c, *d]);
                         self.finish();
                         return Progress::Failed(self.failure(step, errno, &String::from_utf8_lossy(detail)));
                     }
-                    _ => {}
+                    // Whoever may trace a process that goes on inside may take its end of the socket, too, and say anything:
+                    // another's pid, a descriptor of its own, or no end of words.
+                    _ => return self.fail(OciError::Died { how: "it said what it can't have to say".to_owned() }),
                 },
                 Err(error) if error.kind() == IoKind::WouldBlock => {
                     return match self.stage {
@@ -350,69 +361,22 @@ impl Launching {
         }
     }
 
+    /// Whether it goes on inside, among processes that may look into it.
+    fn emerges(&self) -> bool {
+        self.successor.is_some()
+    }
+
     /// Before a process is killed: which one is it by now?
     fn catch_up(&mut self) {
         self.succeed();
+        if self.emerges() {
+            return;
+        }
         let mut message = [0; child::MESSAGE_BYTES_MAX];
         while let Ok((count @ 1.., descriptors)) = socket::recv(self.sync.as_fd(), &mut message) {
             if let Some([child::MOVED, a, b, c, d]) = message.get(..count) {
                 self.moved(i32::from_le_bytes([*a, *b, *c, *d]), descriptors);
             }
-        }
-    }
-
-    fn failure(&self, index: usize, errno: i32, detail: &str) -> OciError {
-        let not_mapped = |path: &std::ffi::CString| OciError::Owners {
-            path: path.to_string_lossy().into_owned(),
-            filesystem: detail.to_owned(),
-            errno,
-        };
-        if let Some(Step::Mount(target)) = self.plan.steps.get(index)
-            && let Some(error) = self.mount_failure(target, errno)
-        {
-            return error;
-        }
-        match self.plan.steps.get(index) {
-            Some(Step::Execute(command)) => OciError::CannotExecute { program: command.name.clone(), errno },
-            Some(Step::CloneSource(source)) if errno == child::CHANGED => {
-                OciError::SourceChanged { path: source.path.to_string_lossy().into_owned() }
-            }
-            Some(Step::CloneSource(source)) => {
-                OciError::Source { path: source.path.to_string_lossy().into_owned(), errno }
-            }
-            Some(Step::MapOwners { path, .. }) => not_mapped(path),
-            Some(Step::CloneLayers(layers)) if !detail.is_empty() => {
-                layers.lowers.first().map_or_else(|| OciError::Gone, not_mapped)
-            }
-            Some(Step::JoinProcess(..)) if errno == ESRCH => OciError::Gone,
-            Some(step) => OciError::Step { step: step.to_string(), errno },
-            None => OciError::Step { step: "take a step".to_owned(), errno },
-        }
-    }
-
-    /// `ENOTDIR` alone would leave people to guess which of two paths is meant.
-    fn mount_failure(&self, target: &Target, errno: i32) -> Option<OciError> {
-        let destination = || target.destination.to_string_lossy().into_owned();
-        let why = match errno {
-            child::FILE_ON_DIRECTORY => "the source is no directory, and a directory is there",
-            child::DIRECTORY_ON_FILE => "the source is a directory, and something else is there",
-            ENOTDIR => "something on the way there is no directory",
-            _ => "",
-        };
-        let path = match &target.what {
-            What::Tree(slot) => self.plan.steps.iter().find_map(|step| match step {
-                Step::CloneSource(source) if source.slot == *slot => Some(&source.path),
-                _ => None,
-            }),
-            What::Image { sub_path, .. } => sub_path.as_ref(),
-            _ => None,
-        };
-        let path = path?.to_string_lossy().into_owned();
-        let of_kernel = errno > 0 && matches!(target.what, What::Image { .. });
-        if of_kernel {
-            Some(OciError::ImageVolume { sub_path: path, destination: destination(), errno })
-        } else {
-            (!why.is_empty()).then(|| OciError::Mismatch { path, destination: destination(), why })
         }
     }
 

@@ -25,7 +25,9 @@ mod users;
 
 pub use cgroup::{Change, ContainerCgroup, Update};
 pub use error::{ErrorKind, OciError};
-pub use input::{ImageVolume, Input, Joins, PodUsers, RootSource, SeccompChoice, Stdio, StopBefore, Volatile, Volumes};
+pub use input::{
+    ImageVolume, Input, Joins, PodUsers, Procfs, RootSource, SeccompChoice, Stdio, StopBefore, Volatile, Volumes,
+};
 pub use launch::{
     ExecTarget, Launching, OneShot, Prepared, Process, Progress, Seen, Tracers, check_sources, launch_exec, prepare,
 };

@@ -13,6 +13,7 @@ use runtime_sys::{SysError, SysResult, pause as forever, socket, sync};
 
 use crate::error::During;
 use crate::host::{Host, host};
+use crate::input::Procfs;
 use crate::plan::sysctl;
 use crate::users::all_capabilities;
 use crate::{ContainerCgroup, Joins, OciError, PodUsers, Process, scaffold};
@@ -129,6 +130,10 @@ impl Pause {
                         .during(|| "copy a process's descriptor".to_owned())?,
                 ),
             },
+            procfs: match processes {
+                Processes::Pods if self.processes == PidNamespace::Shared => Procfs::Pods,
+                Processes::Pods | Processes::Own | Processes::Of(_) => Procfs::Made,
+            },
             mounts: Some(again(&self.mounts)?),
             users: match &self.users {
                 Some(users) => Some(PodUsers { namespace: again(&users.namespace)?, map: users.map }),
@@ -152,6 +157,7 @@ struct Steps {
     group: u32,
     /// For a pod with a user namespace: see [`scaffold::build`].
     proc: Option<OwnedFd>,
+    processes: scaffold::Processes,
 }
 
 /// Makes the pod's namespaces and the process that holds them. Takes about a millisecond; gives up after ten seconds.
@@ -212,6 +218,10 @@ fn make(
         last_capability: host.facts.last_capability,
         user: nobody(spec.users.map(|map| map.uids)),
         group: nobody(spec.users.map(|map| map.gids)),
+        processes: match spec.pid {
+            PidNamespace::Shared => scaffold::Processes::Shared,
+            PidNamespace::Own | PidNamespace::Host => scaffold::Processes::Own,
+        },
         proc: spec.users.map(|_| visible_proc()).transpose().during(|| "make a procfs for the pod".to_owned())?,
     };
     let (ours, theirs) = sync::pair().during(|| "make a socket".to_owned())?;
@@ -233,9 +243,12 @@ fn make(
             format!("map the ids of the pod's user namespace to {} and {}", map.uids.outside, map.gids.outside)
         })
     });
-    match mapped.and_then(|()| hear(ours.as_fd(), spec)) {
-        Ok(descriptors) => {
-            let start_ticks = process::start_ticks(child.pid).during(|| "identify the pause process".to_owned())?;
+    let ready = mapped.and_then(|()| hear(ours.as_fd(), spec)).and_then(|descriptors| {
+        let start_ticks = process::start_ticks(child.pid).during(|| "identify the pause process".to_owned())?;
+        Ok((descriptors, start_ticks))
+    });
+    match ready {
+        Ok((descriptors, start_ticks)) => {
             let process = Process { pid: child.pid, start_ticks, pidfd: child.pidfd };
             Ok(descriptors.into_pause(process, cgroup.clone(), spec))
         }
@@ -355,7 +368,7 @@ fn run(steps: &Steps, proc: &ProcHandle, sync: BorrowedFd<'_>) -> Result<(), Fai
         return Err((parameter_step(path, value), EACCES));
     }
     drop(process::join_new_session_keyring());
-    scaffold::build(null.as_fd(), &steps.shm_size, steps.proc.as_ref().map(AsFd::as_fd))
+    scaffold::build(null.as_fd(), &steps.shm_size, steps.proc.as_ref().map(AsFd::as_fd), steps.processes)
         .map_err(failed("make the pod's mount namespace"))?;
     share(steps, proc, sync).map_err(failed("hand out the pod's namespaces"))?;
     process::unshare(Namespaces::MOUNT).map_err(failed("leave the pod's mount namespace"))?;
@@ -383,7 +396,6 @@ fn name(steps: &Steps) -> Result<(), Failed> {
     Ok(())
 }
 
-/// Answers with those that this user may not set.
 /// How the step begins that is the request's fault and not the kernel's.
 const PARAMETER: &str = "set kernel parameter ";
 
@@ -393,6 +405,7 @@ fn parameter_step(path: &CStr, value: &str) -> String {
     format!("{PARAMETER}{} to {value:?}", path.strip_prefix("sys/").unwrap_or(&path).replace('/', "."))
 }
 
+/// Answers with those that this user may not set.
 fn set_parameters<'a>(
     parameters: impl Iterator<Item = &'a (CString, String)>,
     proc: &ProcHandle,

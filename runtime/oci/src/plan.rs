@@ -12,7 +12,7 @@ use runtime_sys::privileges::Capabilities;
 use runtime_sys::process::Namespaces;
 use runtime_sys::seccomp::Program;
 
-use crate::input::{Joins, RootSource, SeccompChoice};
+use crate::input::{Joins, Procfs, RootSource, SeccompChoice};
 use crate::step::{Console, Overlay, OverlayForm, Step};
 use crate::users::{self, Users};
 use crate::{ContainerCgroup, Input, OciError, seccomp};
@@ -89,10 +89,14 @@ pub(crate) fn container(input: Input<'_>, cgroup: &ContainerCgroup, facts: &Fact
     let (root, overlay) = root_steps(root, linux.mount_label().as_deref(), facts, users.as_ref())?;
     steps.push(root);
     // From here to EnterPodMounts in the host's mount namespace: sources are the host's paths.
-    let mut mounts = mounts::plan(spec, &volumes, facts.overlay, (cgroup, new.cgroup), users.as_ref())?;
+    let mut mounts = mounts::plan(spec, &volumes, facts.overlay, (cgroup, new.cgroup), users.as_ref(), joins.procfs)?;
     steps.append(&mut mounts.sources);
-    let Joins { network, ipc, uts, pid, mounts: pod, users: _ } = joins;
-    for (fd, namespace) in [(network, Namespaces::NETWORK), (ipc, Namespaces::IPC), (uts, Namespaces::UTS)] {
+    let Joins { network, ipc, uts, pid, procfs, mounts: pod, users: _ } = joins;
+    // By the parent before the birth, or by the process for who comes after it.
+    let (pid, later) = if procfs == Procfs::Pods { (None, pid) } else { (pid, None) };
+    for (fd, namespace) in
+        [(network, Namespaces::NETWORK), (ipc, Namespaces::IPC), (uts, Namespaces::UTS), (later, Namespaces::PID)]
+    {
         steps.extend(fd.map(|fd| Step::Join(fd, namespace)));
     }
     steps.extend(sysctls(linux, new.flags)?);
@@ -126,7 +130,10 @@ pub(crate) fn container(input: Input<'_>, cgroup: &ContainerCgroup, facts: &Fact
         steps.extend(spec.hostname().clone().map(Step::HostName));
         steps.extend(spec.domainname().clone().map(Step::DomainName));
     }
-    steps.extend(last);
+    match procfs {
+        Procfs::Made => steps.extend(last),
+        Procfs::Pods => steps.extend(process::emerging(last, filter.as_deref(), process.terminal() == Some(true))),
+    }
     // What a user namespace is to own is made after it is entered.
     let namespaces = if users.is_some() { Namespaces::NONE } else { new.flags };
     Ok(Plan { steps, slots: mounts.slots, namespaces, pid, birth, seccomp: filter, warnings })

@@ -236,6 +236,8 @@ pub(crate) enum What {
     Image { slot: Slot, sub_path: Option<CString>, attributes: Attributes },
     /// One of the kernel's own file systems, made before.
     Kernels(Slot),
+    /// The procfs of the processes that the pod's containers share.
+    PodProcesses(Attributes),
     /// The pod's `/dev/shm`.
     PodShm(Attributes),
     /// A tmpfs with a directory for each cgroup hierarchy.
@@ -283,6 +285,7 @@ impl fmt::Display for Step {
                 What::Tree(_) => write!(f, "mount the volume at {:?}", target.destination),
                 What::Image { .. } => write!(f, "mount the image at {:?}", target.destination),
                 What::Kernels(_) => write!(f, "mount the kernel's file system at {:?}", target.destination),
+                What::PodProcesses(_) => write!(f, "mount proc at {:?}", target.destination),
                 What::PodShm(_) => write!(f, "mount the pod's shared memory at {:?}", target.destination),
                 What::Groups { .. } => write!(f, "mount the cgroups at {:?}", target.destination),
             },

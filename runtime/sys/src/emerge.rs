@@ -60,8 +60,8 @@ impl Drop for Successor {
 /// When the filter is loaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Load {
-    /// By the process outside, which still may: the filter must allow `capset`, `clone`, `setsid` and, with a terminal,
-    /// `ioctl`.
+    /// By the process outside, which still may: the filter must allow `capset`, `clone`, `exit_group`, `setsid` and,
+    /// with a terminal, `ioctl`.
     Outside,
     /// By the process inside; without `no_new_privs` it has CAP_SYS_ADMIN until then.
     Inside,

@@ -14,8 +14,8 @@ use crate::seccomp::{Instruction, Program};
 /// Most instructions of a filter for [`hold`]: it is copied onto the stack.
 const FILTER_MAX: usize = 64;
 
-/// Most mappings that are emptied.
-pub(crate) const MAPPINGS_MAX: usize = 64;
+/// Most mappings that are emptied, which are listed on the stack. A process has a dozen: neighbours are one.
+pub(crate) const MAPPINGS_MAX: usize = 256;
 
 /// `ioctl(SIOCSIFFLAGS, "lo", IFF_UP)` in the calling thread's network namespace: the kernel gives it its addresses.
 /// <https://man7.org/linux/man-pages/man7/netdevice.7.html>
@@ -73,11 +73,17 @@ fn wipe_list(proc: &ProcHandle) -> SysResult<Wipe> {
 }
 
 /// The calling process's heap and its other writable anonymous memory, without its stack.
+/// `E2BIG` above [`MAPPINGS_MAX`]: one that is left out would be shown to whoever may look.
 pub(crate) fn private_mappings(proc: &ProcHandle) -> SysResult<Vec<(usize, usize)>> {
     let maps = fs::File::from(proc.open_namespace(c"self/maps")?);
     let maps = std::io::read_to_string(maps).map_err(|error| SysError::from_io("read(\"/proc/self/maps\")", &error))?;
     let here = ptr::from_ref(&maps).expose_provenance();
-    Ok(maps.lines().filter_map(private_memory).filter(|range| !(range.0..range.1).contains(&here)).collect())
+    let found: Vec<(usize, usize)> =
+        maps.lines().filter_map(private_memory).filter(|range| !(range.0..range.1).contains(&here)).collect();
+    if found.len() > MAPPINGS_MAX {
+        return Err(SysError::new("read(\"/proc/self/maps\")", libc::E2BIG));
+    }
+    Ok(found)
 }
 
 /// The range of a line of `maps` that is the heap or other writable anonymous memory. The program's own data has a file's

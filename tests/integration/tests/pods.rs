@@ -32,6 +32,8 @@ mod idempotence;
 mod images;
 #[path = "pods/isolation.rs"]
 mod isolation;
+#[path = "pods/lists.rs"]
+mod lists;
 #[path = "pods/mounts.rs"]
 mod mounts;
 #[path = "pods/network.rs"]
@@ -208,6 +210,8 @@ tests! {
         huge_pages_that_cannot_be_limited_are_named;
     events: a_hundred_containers_are_told_in_order
         a_program_that_cannot_be_started_is_told_as_stopped_and_never_as_started;
+    lists: streams_bring_what_lists_bring
+        labels_and_annotations_are_told_as_they_were_given;
     streaming: exec_tells_output_and_code
         a_url_is_good_for_one_client_on_loopback
         a_terminal_gets_its_size_and_what_is_typed

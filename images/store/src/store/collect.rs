@@ -29,8 +29,8 @@ enum Rubbish {
 }
 
 impl Store {
-    /// Removes blobs and layers that no name, no holder and no pull on its way needs, and what broken pulls left. Works on a full disk. Goes on after
-    /// an error and tells the first.
+    /// Removes blobs and layers that no name, no holder and no pull on its way needs, and what broken pulls left. Works on
+    /// a full disk. Goes on after an error and tells the first.
     ///
     /// # Errors
     /// The disk's.

@@ -11,7 +11,7 @@ use runtime_lifecycle::{
     self as lifecycle, ContainerRecord, ImageName, Propagation, ReadOnly, Resources, StateFilter, Timestamp,
 };
 
-use super::map;
+use super::{map, sandbox::range};
 use crate::parse::signal_name;
 
 fn metadata(record: &ContainerRecord) -> ContainerMetadata {
@@ -122,6 +122,8 @@ fn mount(mount: &lifecycle::Mount) -> Mount {
         recursive_read_only: mount.read_only == ReadOnly::Recursive,
         image_sub_path: mount.image.as_ref().map_or_else(String::new, |image| image.sub_path.clone()),
         mount_options: mount.options.clone(),
+        uid_mappings: mount.id_mappings.map(|mappings| range(mappings.uids)).unwrap_or_default(),
+        gid_mappings: mount.id_mappings.map(|mappings| range(mappings.gids)).unwrap_or_default(),
         ..Mount::default()
     }
 }

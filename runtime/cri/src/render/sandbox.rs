@@ -84,9 +84,12 @@ fn namespaces(modes: &NamespaceModes) -> NamespaceOption {
     }
 }
 
+/// CRI has a list where one range is all there is.
+pub(super) fn range(range: IdRange) -> Vec<IdMapping> {
+    vec![IdMapping { container_id: range.container, host_id: range.host, length: range.length }]
+}
+
 fn user_namespace(mode: UserMode) -> UserNamespace {
-    let range =
-        |range: IdRange| vec![IdMapping { container_id: range.container, host_id: range.host, length: range.length }];
     match mode {
         UserMode::Node => UserNamespace { mode: NamespaceMode::Node.into(), ..UserNamespace::default() },
         UserMode::Pod(mappings) => {

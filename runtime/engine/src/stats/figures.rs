@@ -9,7 +9,7 @@ use runtime_sys::{
     openfiles::{OpenFiles, open_files, open_files_limit},
 };
 
-use super::{LayerUsage, NetworkUsage, network, pod_cgroup};
+use super::{LayerUsage, NetworkUsage, is_alone, network, pod_cgroup};
 use crate::{Engine, EngineError, blocking, now, records};
 
 /// Most processes of a container whose descriptors are counted: counting is a walk, and what goes beyond is not a service's
@@ -95,7 +95,7 @@ impl Engine {
                 continue;
             }
             let cgroup = pod_cgroup(&record).to_owned();
-            let alone = shared.get(&cgroup).is_none_or(|pods| *pods == 1);
+            let alone = is_alone(&shared, &cgroup);
             let containers = containers.remove(&record.id).unwrap_or_default();
             sandboxes.push(SandboxFigures {
                 figures: Some(&cgroup).filter(|_| alone).and_then(|cgroup| open(cgroup)?.figures().ok()),

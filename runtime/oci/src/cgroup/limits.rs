@@ -68,7 +68,13 @@ pub(crate) fn writes(resources: &LinuxResources, version: Version) -> Result<Vec
             last.missing = Missing::Nothing;
         }
     }
-    if let (Some(unified), Version::V2) = (resources.unified(), version) {
+    if let Some(unified) = resources.unified().as_ref().filter(|unified| !unified.is_empty()) {
+        // Left out without a word, whoever asked for them would believe that they hold.
+        if version == Version::V1 {
+            return Err(OciError::invalid(
+                "linux.resources.unified: this machine has cgroup v1, which lacks such files",
+            ));
+        }
         if unified.len() > UNIFIED_MAX {
             return Err(OciError::invalid(format!("linux.resources.unified: more than {UNIFIED_MAX} entries")));
         }

@@ -41,6 +41,11 @@ impl Child<'_> {
                 let tree = self.take_tree(*slot)?;
                 mount::attach(tree.as_fd(), place(self.root()?, path, true, target.over_proc)?.as_fd())
             }
+            What::PodProcesses(attributes) => {
+                let tree = mount::clone_tree(scaffold::PROCESSES, Depth::One)?;
+                mount::set_attributes(tree.as_fd(), Depth::One, *attributes, Attributes::NONE, None)?;
+                mount::attach(tree.as_fd(), place(root, path, true, target.over_proc)?.as_fd())
+            }
             What::PodShm(attributes) => {
                 let tree = mount::clone_tree(scaffold::SHM, Depth::One)?;
                 mount::set_attributes(tree.as_fd(), Depth::One, *attributes, Attributes::NONE, None)?;

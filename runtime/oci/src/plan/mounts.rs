@@ -8,7 +8,7 @@ use runtime_sys::cgroup::Version;
 use runtime_sys::mount::{Attributes, Depth, Propagation};
 
 use super::{FSCONFIG_VALUE_BYTES_MAX, absolute, text};
-use crate::input::{ImageVolume, Volumes};
+use crate::input::{ImageVolume, Procfs, Volumes};
 use crate::step::{Change, ImageLayers, OverProc, OverlayForm, Source, Step, Target, What};
 use crate::users::{Mappings, Namespace, Users, image_steps};
 use crate::{ContainerCgroup, OciError};
@@ -58,6 +58,7 @@ pub(super) fn plan(
     form: OverlayForm,
     (cgroup, own_groups): (&ContainerCgroup, bool),
     users: Option<&Users>,
+    procfs: Procfs,
 ) -> Result<Mounts, OciError> {
     let list = spec.mounts().as_deref().unwrap_or_default();
     if list.len() > MOUNTS_MAX {
@@ -97,6 +98,7 @@ pub(super) fn plan(
         } else {
             match kind_of(mount) {
                 "cgroup" | "cgroup2" => groups(cgroup, own_groups, &options, &mut mounts.slots, &mut batch)?,
+                "proc" if procfs == Procfs::Pods => What::PodProcesses(options.made()),
                 kind => {
                     let new = filesystem(kind, mount, options, label)?;
                     if users.is_some() { mounts.with_full_rights(new) } else { new }

@@ -83,7 +83,7 @@ pub(crate) fn exec_steps(
 /// Without `no_new_privs` only CAP_SYS_ADMIN loads a filter. The process outside still has it and loads the filter, unless
 /// the filter refuses what is to be done after it: then the process inside has that capability for as long as the load
 /// takes, since a profile that works elsewhere must not stop an exec.
-fn emerging(steps: Vec<Step>, filter: Option<&Program>, terminal: bool) -> impl Iterator<Item = Step> {
+pub(super) fn emerging(steps: Vec<Step>, filter: Option<&Program>, terminal: bool) -> impl Iterator<Item = Step> {
     const CLONE_PARENT_SETTID: u64 = 0x0010_0000;
     const CLONE_PARENT: u64 = 0x8000;
     const TIOCSCTTY: u64 = 0x540e;
@@ -94,6 +94,7 @@ fn emerging(steps: Vec<Step>, filter: Option<&Program>, terminal: bool) -> impl 
     let let_through = |filter: &Program| {
         allows(filter, "capset", &[])
             && allows(filter, "clone", &[CLONE_PARENT | CLONE_PARENT_SETTID])
+            && allows(filter, "exit_group", &[])
             && allows(filter, "setsid", &[])
             && (!terminal || allows(filter, "ioctl", &[0, TIOCSCTTY]))
     };

@@ -172,3 +172,30 @@ fn an_exec_shows_nothing_that_is_not_the_containers() {
 fn nor_where_its_filter_needs_a_right_to_be_loaded() {
     exec_under_eyes(false);
 }
+
+#[test]
+fn nor_does_a_containers_first_process_among_others() {
+    if !may_run() {
+        return;
+    }
+    let (pod, mut client) = Pod::with_sandbox(PidMode::Pod);
+    client.run(keeper_of_the_secret(&pod));
+    client.run(spy(&pod, "spy"));
+    until("the spy has begun", || !pod.log("spy").is_empty());
+    for number in 0..200 {
+        if number >= 30 && findings(&pod).0 >= LOOKS_WANTED {
+            break;
+        }
+        let id = format!("c{number}");
+        let mut spec = pod.program(&id, &["/bin/true"]);
+        give_right_to_trace(spec.spec.process_mut().as_mut().expect("a process"));
+        client.run(spec);
+        client.container_exit(&id);
+    }
+    let (seen, leaks) = findings(&pod);
+    assert_eq!(leaks, Vec::<String>::new(), "{seen} looks");
+    assert!(seen > 0, "the spy never came in time, so this shows nothing");
+    assert!(client.call(Request::Signal { container: "spy".into(), signal: 9, every_process: true }).is_ok());
+    client.container_exit("spy");
+    pod.end(client);
+}

@@ -76,3 +76,28 @@ fn a_container_joins_the_processes_of_another_that_runs() {
     assert_eq!(pod.log("pods"), ["stdout F pause"]);
     pod.end(client);
 }
+
+#[test]
+fn containers_of_a_pod_with_a_user_namespace_share_their_processes() {
+    if !may_run() {
+        return;
+    }
+    let pod = Pod::start();
+    let mut client = pod.greet();
+    let mut spec = pod.sandbox_spec(PidMode::Pod);
+    spec.user = Some(IdMappings { uids: RANGE, gids: RANGE });
+    client.call(Request::CreateSandbox(Box::new(spec))).expect("makes the sandbox");
+    drop(client.descriptor());
+    client.run(given(joining(pod.container("c1", "cat /proc/1/comm; [ $$ != 1 ] && ls -d /proc/$$"), None)));
+    assert_eq!(client.container_exit("c1").code, 0);
+    let log = pod.log("c1");
+    assert!(log.first().is_some_and(|line| line.ends_with("F pause")), "{log:?}");
+    assert!(log.get(1).is_some_and(|line| line.contains("F /proc/")), "{log:?}");
+    let mut spec = given(joining(pod.container("c2", "test -t 0 && echo tty; cut -d' ' -f7 /proc/self/stat"), None));
+    spec.spec.process_mut().as_mut().expect("a process").set_terminal(Some(true));
+    client.run(spec);
+    assert_eq!(client.container_exit("c2").code, 0);
+    let log = pod.log("c2");
+    assert!(log.first().is_some_and(|line| line.contains("F tty")) && !log[1].contains("F 0"), "{log:?}");
+    pod.end(client);
+}

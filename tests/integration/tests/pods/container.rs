@@ -80,7 +80,12 @@ pub(crate) async fn stop_waits_for_the_grace_and_then_kills(world: Arc<World>) -
     let sandbox = world.sandbox("grace").await?;
     let polite = world
         .client
-        .launch(&sandbox, "polite", BUSYBOX, &["/bin/sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done"])
+        .launch(
+            &sandbox,
+            "polite",
+            BUSYBOX,
+            &["/bin/sh", "-c", "trap 'exit 7' TERM; echo ready; while :; do sleep 0.05; done"],
+        )
         .await?;
     let deaf = world
         .client

@@ -529,8 +529,11 @@ pub(crate) async fn stats_of_containers_and_pods_count(world: Arc<World>) -> Out
     let mut told = Value::Null;
     let counted = || {
         told = crictl.json(&["stats", "-o", "json", &id])?;
-        let least =
-            [("/cpu/usageCoreNanoSeconds", 1_000_000), ("/memory/workingSetBytes", 1_000), ("/writableLayer/usedBytes", 3 << 20)];
+        let least = [
+            ("/cpu/usageCoreNanoSeconds", 1_000_000),
+            ("/memory/workingSetBytes", 1_000),
+            ("/writableLayer/usedBytes", 3 << 20),
+        ];
         Ok(least.into_iter().all(|(place, least)| {
             let figure = told.pointer(&format!("/stats/0{place}/value")).and_then(Value::as_str);
             figure.and_then(|text| text.parse::<u64>().ok()).is_some_and(|figure| figure >= least)

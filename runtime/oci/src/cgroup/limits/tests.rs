@@ -53,6 +53,23 @@ fn unlimited_and_unset() {
 }
 
 #[test]
+fn huge_pages_are_limited_by_their_size() {
+    let json = r#"{"hugepageLimits":[{"pageSize":"2MB","limit":4194304},{"pageSize":"1GB","limit":0}]}"#;
+    check(json, Version::V1, &["hugetlb.2MB.limit_in_bytes=4194304", "hugetlb.1GB.limit_in_bytes=0"]);
+    check(json, Version::V2, &["hugetlb.2MB.max=4194304", "hugetlb.1GB.max=0"]);
+}
+
+#[test]
+fn files_by_name_are_written_on_version_2_and_refused_on_1() {
+    let json = r#"{"unified":{"memory.high":"1048576"},"cpu":{"mems":"0"}}"#;
+    check(json, Version::V2, &["cpuset.mems=0", "memory.high=1048576"]);
+    let resources: LinuxResources = serde_json::from_str(json).expect("parses");
+    let error = writes(&resources, Version::V1).expect_err("is refused");
+    assert!(error.to_string().contains("cgroup v1"), "{error}");
+    check(r#"{"unified":{}}"#, Version::V1, &[]);
+}
+
+#[test]
 fn what_is_no_limit_is_refused() {
     for json in [
         r#"{"unified":{"cgroup.procs":"1"}}"#,
