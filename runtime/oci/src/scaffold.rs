@@ -38,7 +38,8 @@ pub(crate) fn clone_null() -> SysResult<OwnedFd> {
     let null = rootfs::open_host_device(c"/dev/null", 1, 3)?;
     let tree = mount::clone_tree_at(null.as_fd(), Depth::One)?;
     let attributes = Attributes::READ_ONLY.and(Attributes::NO_SUID).and(Attributes::NO_EXEC);
-    mount::set_attributes(tree.as_fd(), Depth::One, attributes, Attributes::NONE, None)?;
+    // Private: where the host's `/dev` is shared, what a container mounts over a masked file would else cover the host's.
+    mount::set_attributes(tree.as_fd(), Depth::One, attributes, Attributes::NONE, Some(Propagation::Private))?;
     Ok(tree)
 }
 

@@ -15,7 +15,7 @@ use crate::{BUSYBOX, World};
 const MIB: u64 = 1 << 20;
 
 /// How long something may take to show in a statistic.
-const SOON: Duration = Duration::from_secs(20);
+const SOON: Duration = Duration::from_secs(120);
 
 /// Version 1 counts no pressure.
 fn cgroup_v1() -> bool {
