@@ -379,7 +379,6 @@ impl Settings {
             ("pod-cidr", self.pod_cidr.to_string()),
             ("cni-bin-dir", path(&self.cni_bin_dir)),
             ("cdi-spec-dir", self.cdi_spec_dir.iter().map(|one| path(one)).collect::<Vec<_>>().join(",")),
-            ("pin-image", self.pin_image.join(",")),
             ("bridge", self.bridge.clone()),
             ("cgroup-root", self.cgroup_root.clone()),
             (
@@ -393,6 +392,7 @@ impl Settings {
             ("threads", self.threads.to_string()),
         ];
         let optional = [
+            ("pin-image", Some(self.pin_image.join(",")).filter(|names| !names.is_empty())),
             ("cni-conf-dir", self.cni_conf_dir.as_deref().map(path)),
             ("mtu", self.mtu.map(|mtu| mtu.to_string())),
             ("log-level", self.log_level.map(|level| level.name().to_owned())),

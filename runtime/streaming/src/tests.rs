@@ -47,10 +47,10 @@ impl World {
         self.streaming.port_forward(PortForwardRequest { sandbox: "pod".to_owned(), ports: ports.to_vec() }).unwrap()
     }
 
-    /// Waits until no session is left, at most 3 s.
+    /// Waits until no session is left, at most 30 s: other tests run beside this one.
     async fn settled(&self) {
         let free = || self.streaming.sessions_free() == self.streaming.sessions_max();
-        for _ in 0..300 {
+        for _ in 0..3000 {
             if self.fake.live() == 0 && free() {
                 return;
             }

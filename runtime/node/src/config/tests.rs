@@ -64,6 +64,7 @@ fn every_flag_is_a_key() {
             "log-level" => format!("{flag} = 'debug'"),
             "keeper" => format!("{flag} = 'off'"),
             "pod-cidr" => format!("{flag} = '10.1.0.0/16'"),
+            "cdi-spec-dir" | "pin-image" => format!("{flag} = ['/some/where']"),
             "streaming-address" => format!("{flag} = '127.0.0.1:10010'"),
             _ => format!("{flag} = '/some/where'"),
         };
@@ -111,10 +112,15 @@ fn values_that_can_not_work_are_refused() {
 #[test]
 fn flags_of_a_background_node_say_the_same() {
     let text = "--bridge b0 --run /r --root /s --pod-cidr 10.1.0.0/24 --mtu 1400 --node-name n --log-level debug \
-                --keeper off --cgroup-root /c/d --manifests /m --supervisor /p --cni-conf-dir /c --threads 3";
+                --keeper off --cgroup-root /c/d --manifests /m --supervisor /p --cni-conf-dir /c --threads 3 \
+                --pin-image a:1,b:2 --cdi-spec-dir /d,/e";
     let first = settings(text, "").expect("valid");
     assert_eq!(first.log_level, Some(LogLevel::Debug));
     assert_eq!(settings(&first.flags().join(" "), "").expect("valid"), first);
+    // As few words as possible, none of them empty: an image of no name would keep the node in the background from starting.
+    let none = settings("", "").expect("valid");
+    assert!(none.flags().iter().all(|word| !word.is_empty()), "{:?}", none.flags());
+    assert_eq!(settings(&none.flags().join(" "), "").expect("valid"), none);
 }
 
 #[test]
