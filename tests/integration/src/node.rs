@@ -240,10 +240,10 @@ impl Node {
     /// # Errors
     /// When the node refuses it.
     pub fn import(&self, archive: &[u8], name: &str) -> anyhow::Result<()> {
-        let file = self.state.path().join("import.tar");
-        std::fs::write(&file, archive)?;
-        let output = self.podwright(&["import", &file.display().to_string(), "--name", name])?;
-        std::fs::remove_file(&file)?;
+        // One file a call: trials side by side import into one node.
+        let file = tempfile::NamedTempFile::new_in(self.state.path())?;
+        std::fs::write(file.path(), archive)?;
+        let output = self.podwright(&["import", &file.path().display().to_string(), "--name", name])?;
         if !output.status.success() {
             bail!("import: {}", String::from_utf8_lossy(&output.stderr));
         }
