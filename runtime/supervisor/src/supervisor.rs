@@ -5,6 +5,7 @@ mod children;
 mod deadlines;
 mod execs;
 mod lifecycle;
+mod removal;
 mod requests;
 mod stop;
 mod updates;
@@ -26,6 +27,7 @@ use crate::container::{Container, Look};
 use crate::exec::Exec;
 use crate::stdio::{Buffers, Pumped, Readers};
 use crate::warn::warn;
+use removal::Removal;
 use stop::Stopping;
 use updates::Updating;
 
@@ -85,6 +87,7 @@ pub(crate) struct Supervisor {
     execs: BTreeMap<u64, Exec>,
     updates: BTreeMap<u64, Updating>,
     remains: Vec<Remains>,
+    removals: Vec<Removal>,
     stopping: Option<Stopping>,
     /// `Hello`s that are answered once no container is between two phases.
     hellos: Vec<(Caller, Instant)>,
@@ -172,6 +175,7 @@ impl Supervisor {
             execs: BTreeMap::new(),
             updates: BTreeMap::new(),
             remains: Vec::new(),
+            removals: Vec::new(),
             stopping: None,
             hellos: Vec::new(),
             buffers: Buffers::new(),

@@ -7,6 +7,7 @@ use runtime_wire::FailureKind;
 
 use super::Supervisor;
 use super::lifecycle::empty_or_kill;
+use super::removal::Removal;
 use crate::container::{Container, Stage};
 use crate::convert::failure;
 use crate::exec::Exec;
@@ -20,7 +21,16 @@ impl Supervisor {
         let hellos = self.hellos.iter().map(|(_, until)| *until);
         let stopping = self.stopping.iter().map(|stopping| stopping.next());
         let updates = self.updates.values().map(|update| update.deadline);
-        containers.chain(execs).chain(updates).chain(remains).chain(hellos).chain(stopping).chain(self.tidy_at).min()
+        let removals = self.removals.iter().map(Removal::next);
+        containers
+            .chain(execs)
+            .chain(updates)
+            .chain(remains)
+            .chain(removals)
+            .chain(hellos)
+            .chain(stopping)
+            .chain(self.tidy_at)
+            .min()
     }
 
     /// Does what is due at `now`.
@@ -45,6 +55,7 @@ impl Supervisor {
             self.abandon_exec(number, failure(FailureKind::DeadlineExceeded, message));
         }
         self.updates_due(now);
+        self.removals_due(now);
         self.remains.retain_mut(|remains| {
             if remains.look.at > now {
                 return true;

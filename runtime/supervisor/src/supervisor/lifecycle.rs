@@ -21,7 +21,7 @@ use crate::container::{Container, Ending, Live, Look, Stage, Terminal};
 use crate::convert::{
     check_id, failure, has_own_processes, has_sources, identity, images, input, oci_failure, terminal,
 };
-use crate::exit::{CODE_NOT_STARTED, exit_of, remove_record, write_record};
+use crate::exit::{CODE_NOT_STARTED, exit_of, write_record};
 use crate::log::{LogFile, StreamName};
 use crate::stdio::{Ends, OutputStream, Readers, pipes};
 use crate::warn::warn;
@@ -376,37 +376,6 @@ impl Supervisor {
             self.tell(Event::OomKilled { container: container.clone() });
         }
         self.tell(Event::ContainerExited { container, exit });
-    }
-
-    pub(super) fn remove_container(&mut self, id: &str) -> Outcome {
-        let number = self.find(id).ok_or_else(|| no_such_container(id))?;
-        let Some(container) = self.containers.get(&number) else { return Err(no_such_container(id)) };
-        if container.is_live() {
-            return Err(failure(FailureKind::Refused, format!("container {id} is running; it is stopped first")));
-        }
-        let cgroup = match &container.stage {
-            Stage::Exited { cgroup, .. } => {
-                let left = self.remains.iter().find(|remains| remains.cgroup.path() == cgroup);
-                left.map(|remains| remains.cgroup.clone())
-            }
-            _ => container.cgroup(),
-        };
-        if let Some(cgroup) = cgroup {
-            if !empty_or_kill(&cgroup) {
-                let tasks = super::stop::sleepers(&cgroup);
-                let message = format!("container {id} has ended but processes of it can't be killed: {tasks}");
-                return Err(failure(FailureKind::DeadlineExceeded, message));
-            }
-            cgroup.remove().map_err(|error| oci_failure(&format!("remove container {id}"), &error))?;
-            self.remains.retain(|remains| remains.cgroup.path() != cgroup.path());
-        }
-        if let Some(sandbox) = &self.sandbox {
-            remove_record(&sandbox.exits, id)
-                .map_err(|error| failure(FailureKind::Kernel, format!("remove the exit record of {id}: {error}")))?;
-        }
-        self.containers.remove(&number);
-        self.tidy_soon();
-        Ok((Answer::Done, Vec::new()))
     }
 
     /// Empties and removes a cgroup, later if it can't be done now.

@@ -52,7 +52,9 @@ impl Supervisor {
             Request::Signal { container, signal, every_process } => self.signal(&container, signal, every_process),
             Request::KillExec { exec } => self.kill_exec(&exec),
             Request::ReopenLog { container } => self.reopen_log(&container),
-            Request::RemoveContainer { container } => self.remove_container(&container),
+            Request::RemoveContainer { container } => {
+                return self.later(caller, |this| this.remove_container(caller, &container));
+            }
             Request::StopSandbox => {
                 self.stop_sandbox(caller);
                 return Ok(());

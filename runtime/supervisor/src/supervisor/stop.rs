@@ -18,7 +18,7 @@ use crate::convert::{failure, oci_failure};
 use crate::warn::warn;
 
 /// Longest wait for killed processes, per step. Those that are still there sleep in the kernel.
-const STOP_TIME: Duration = Duration::from_secs(10);
+pub(super) const STOP_TIME: Duration = Duration::from_secs(10);
 
 /// Most processes that a message names.
 const NAMED_MAX: usize = 5;

@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::os::fd::AsRawFd;
+use std::process::Command;
 
 use runtime_oci::ContainerCgroup;
 use runtime_wire::{Answer, ContainerState, Event, Exit, FailureKind, Phase, PidMode, Request, State};
@@ -257,5 +258,31 @@ fn what_does_not_end_is_named() {
     assert_eq!(failure.kind, FailureKind::DeadlineExceeded);
     // By pid and state; its name may still be `exe`, by which busybox executes itself.
     assert!(failure.message.contains("uninterruptible sleep (D)"), "{}", failure.message);
+    pod.end(client);
+}
+
+#[test]
+fn a_removal_waits_for_what_is_still_dying() {
+    if !may_run() {
+        return;
+    }
+    let (pod, mut client) = Pod::with_sandbox(PidMode::Container);
+    client.create(pod.container("c1", "true"));
+    // As after a start that was given up: the container doesn't run, a process in its cgroup is killed and not yet gone.
+    let mut dying = Command::new("/bin/busybox").args(["sleep", "1000"]).spawn().expect("starts");
+    for directory in pod.cgroup_directories().iter().filter(|directory| directory.ends_with("c1")) {
+        fs::write(directory.join("cgroup.procs"), dying.id().to_string()).expect("moves it");
+    }
+    let frozen = ContainerCgroup::open(&format!("{}/{}", pod.cgroup, pod.sandbox)).expect("opens");
+    frozen.freeze().expect("freezes");
+    let calls = [(); 2].map(|()| client.send(Request::RemoveContainer { container: "c1".into() }, &[]));
+    assert!(client.call(Request::Sandbox).is_ok(), "others are served meanwhile");
+    drop(client.descriptor());
+    frozen.thaw().expect("thaws");
+    for call in calls {
+        assert_eq!(client.wait(call), Ok(Answer::Done));
+    }
+    assert!(!dying.wait().expect("waits").success(), "it was killed");
+    assert!(pod.cgroup_directories().iter().all(|directory| !directory.ends_with("c1")));
     pod.end(client);
 }
