@@ -1,5 +1,6 @@
 //! Volumes: options, propagation, order, images, and what lies at their sources.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -463,7 +464,18 @@ pub(crate) async fn huge_pages_are_a_volume_like_others(world: Arc<World>) -> Ou
     Ok(())
 }
 
-/// Files below a directory.
+/// Files below a directory. What goes while it is walked isn't there.
 fn count(directory: &Path) -> anyhow::Result<usize> {
-    Ok(machine::run("find", &[&directory.display().to_string()])?.lines().count())
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+        Err(error) => return Err(error).with_context(|| format!("read {directory:?}")),
+    };
+    let mut files = 0;
+    for entry in entries {
+        let entry = entry?;
+        let is_directory = entry.file_type().is_ok_and(|kind| kind.is_dir());
+        files += 1 + if is_directory { count(&entry.path())? } else { 0 };
+    }
+    Ok(files)
 }
