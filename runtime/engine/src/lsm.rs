@@ -5,12 +5,12 @@ use std::{
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     process::{Child, Command, Stdio},
-    sync::{Arc, OnceLock},
     thread,
     time::Duration,
 };
 
 use runtime_lifecycle::{AppArmorChoice, Privilege, SandboxId, Security, SelinuxLabel};
+use tokio::sync::watch;
 
 use crate::EngineError;
 
@@ -29,9 +29,13 @@ const PROFILES_BYTES_MAX: u64 = 8 * 1024 * 1024;
 /// Longest name of a profile, or part of a label, in bytes; the kernel takes a page.
 const NAME_BYTES_MAX: usize = 1024;
 
-/// How long the translation of our profile may take, which the first container waits for. It takes 0.1 s, and half a
+/// How long the translation of our profile may take, which the first containers wait for. It takes 0.1 s, and half a
 /// minute was seen on an emulated, busy machine; afterwards containers run without it.
 const PARSER_DEADLINE: Duration = Duration::from_secs(300);
+
+/// How long one request waits for it: less than the two minutes that a kubelet gives a request, which it then repeats.
+const WAIT_MAX: Duration = Duration::from_secs(90);
+const _: () = assert!(WAIT_MAX.as_secs() < PARSER_DEADLINE.as_secs());
 
 /// How often the parser is asked whether it has ended.
 const PARSER_POLL: Duration = Duration::from_millis(5);
@@ -53,8 +57,8 @@ enum AppArmor {
     },
 }
 
-/// Our profile, once it is known whether it is loaded.
-type Loaded = Arc<OnceLock<Result<(), String>>>;
+/// Our profile, once it is known whether it is loaded. It is loaded once; all who need it wait for the same.
+type Loaded = watch::Receiver<Option<Result<(), String>>>;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Selinux {
@@ -80,19 +84,18 @@ impl Modules {
         let enabled = fs::read("/sys/module/apparmor/parameters/enabled").is_ok_and(|text| text.starts_with(b"Y"));
         let apparmor = if enabled {
             let (profiles, note) = (PathBuf::from(PROFILES), run.join("apparmor-default"));
-            let default: Loaded = Arc::default();
-            let (list, loaded) = (profiles.clone(), Arc::clone(&default));
-            // Behind the start: the parser takes its time, and only the first container waits for it.
+            let (loaded, default) = watch::channel(None);
+            let (list, told) = (profiles.clone(), loaded.clone());
+            // Behind the start: the parser takes its time, and only the first containers wait for it.
             let load = move || {
                 let outcome = load_default(&list, &note);
                 if let Err(why) = &outcome {
                     tracing::warn!(why, "the default AppArmor profile is not loaded: containers run without one");
                 }
-                // Nobody else sets it.
-                let _ = loaded.set(outcome);
+                loaded.send_replace(Some(outcome));
             };
             if let Err(error) = thread::Builder::new().name("apparmor".to_owned()).spawn(load) {
-                let _ = default.set(Err(format!("no thread: {error}")));
+                told.send_replace(Some(Err(format!("no thread: {error}"))));
             }
             AppArmor::On { profiles, default }
         } else {
@@ -105,7 +108,7 @@ impl Modules {
     /// What is not as a cluster expects it, for people.
     pub(crate) fn warning(&self) -> Option<String> {
         match &self.apparmor {
-            AppArmor::On { default, .. } => match default.get() {
+            AppArmor::On { default, .. } => match &*default.borrow() {
                 Some(Err(why)) => {
                     Some(format!("the default AppArmor profile is not loaded, so containers run without one: {why}"))
                 }
@@ -115,7 +118,28 @@ impl Modules {
         }
     }
 
-    /// The labels of a container. A privileged one gets none, as CRI says. May wait for the parser.
+    /// Waits until it is known whether our profile is loaded, where a container is to have it. Holds no thread meanwhile.
+    pub(crate) async fn settled(&self, security: &Security) -> Result<(), EngineError> {
+        self.settled_within(security, WAIT_MAX).await
+    }
+
+    async fn settled_within(&self, security: &Security, limit: Duration) -> Result<(), EngineError> {
+        let AppArmor::On { default, .. } = &self.apparmor else { return Ok(()) };
+        if security.privilege == Privilege::Privileged || security.apparmor != AppArmorChoice::RuntimeDefault {
+            return Ok(());
+        }
+        let mut default = default.clone();
+        match tokio::time::timeout(limit, default.wait_for(Option::is_some)).await {
+            // Whoever was to tell is gone without a word: as if the parser had failed.
+            Ok(Ok(_) | Err(_)) => Ok(()),
+            Err(_) => {
+                let what = "loading the default AppArmor profile, which the container is to have,".to_owned();
+                Err(EngineError::Deadline { what, after: limit })
+            }
+        }
+    }
+
+    /// The labels of a container. A privileged one gets none, as CRI says. To be asked once it is [`Self::settled`].
     pub(crate) fn labels(&self, security: &Security, sandbox: &SandboxId) -> Result<Labels, EngineError> {
         if security.privilege == Privilege::Privileged {
             return Ok(Labels::default());
@@ -145,7 +169,8 @@ impl AppArmor {
             (Self::On { profiles, default }, _) => (profiles, default),
         };
         let AppArmorChoice::Localhost(name) = choice else {
-            return Ok(default.wait().is_ok().then(|| DEFAULT_PROFILE.to_owned()));
+            let is_loaded = matches!(&*default.borrow(), Some(Ok(())));
+            return Ok(is_loaded.then(|| DEFAULT_PROFILE.to_owned()));
         };
         if name.is_empty() || name.len() > NAME_BYTES_MAX || name.chars().any(char::is_control) {
             return Err(wrong(name, "is no name of a profile"));

@@ -143,6 +143,9 @@ impl Child<'_> {
             Step::CloneRoot(path) => self.keep_root(mounts::clone_root(path)?),
             Step::CloneSource(source) => self.keep(source.slot, volumes::clone_source(source)?),
             Step::MountImage { slot, layers } => self.keep(*slot, volumes::mount_image(layers, self.proc)?),
+            Step::TakeProcesses { slot, of, attributes } => {
+                self.keep(*slot, mounts::processes(of.as_fd(), self.proc, *attributes)?)
+            }
             Step::CloneGroup { slot, directory, attributes } => {
                 self.keep(*slot, mounts::clone_group(directory.as_fd(), *attributes)?)
             }
@@ -421,7 +424,7 @@ fn enter_pod_mounts(pod: Option<&OwnedFd>) -> SysResult<()> {
         None => {
             let null = scaffold::clone_null()?;
             process::unshare(Namespaces::MOUNT)?;
-            scaffold::build(null.as_fd(), &CString::from(SHM_SIZE_ALONE), None, scaffold::Processes::Own)
+            scaffold::build(null.as_fd(), &CString::from(SHM_SIZE_ALONE), None, scaffold::Processes::NotJoined)
         }
     }
 }

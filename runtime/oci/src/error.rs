@@ -124,6 +124,9 @@ pub enum OciError {
     /// The container's first process is gone.
     #[error("the container's first process has ended")]
     Gone,
+    /// The container whose process-id namespace is joined is gone.
+    #[error("the container whose processes it is to see has ended")]
+    TargetGone,
     /// A limit below what is in use.
     #[error("{what}")]
     InUse {
@@ -160,7 +163,7 @@ impl OciError {
             | Self::Parameter { .. }
             | Self::ImageVolume { .. } => ErrorKind::Invalid,
             Self::CannotExecute { .. } => ErrorKind::CannotExecute,
-            Self::Gone => ErrorKind::Gone,
+            Self::Gone | Self::TargetGone => ErrorKind::Gone,
             Self::InUse { .. } => ErrorKind::InUse,
             Self::NoUserNamespace { .. } => ErrorKind::Kernel,
             Self::Step { .. } | Self::Died { .. } | Self::Reported { .. } | Self::Kernel { .. } => ErrorKind::Kernel,

@@ -16,7 +16,7 @@ pub struct Joins {
     pub ipc: Option<OwnedFd>,
     /// Host name namespace.
     pub uts: Option<OwnedFd>,
-    /// Process-id namespace: the container's first process is no PID 1 then.
+    /// Process-id namespace, or the pidfd of a process in it: the container's first process is no PID 1 then.
     pub pid: Option<OwnedFd>,
     /// Which procfs the container gets.
     pub procfs: Procfs,
@@ -30,12 +30,16 @@ pub struct Joins {
 /// Where a container's procfs comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Procfs {
-    /// It is made by the container's first process, which is in the process-id namespace from its birth on.
+    /// It is made by the container's first process, which is in its process-id namespace from its birth on: a new one, or
+    /// the host's.
     #[default]
     Made,
     /// It is the one that the pod's mount namespace has for the process-id namespace that is joined. The first process goes
     /// inside when it has nothing left that those in there may not see.
     Pods,
+    /// The process-id namespace that is joined is that of a process ([`Joins::pid`] is its pidfd). Its procfs is made from
+    /// outside, or copied from what the process has where the kernel can't. The first process goes inside as above.
+    Targets,
 }
 
 /// A pod's user namespace.

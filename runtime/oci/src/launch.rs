@@ -247,7 +247,9 @@ impl Launching {
     /// Looks for news. Never blocks. Not to be called again after `Running` or `Failed`.
     pub fn advance(&mut self) -> Progress {
         let mut message = [0; child::MESSAGE_BYTES_MAX];
-        self.succeed();
+        if let Err(error) = self.succeed() {
+            return self.fail(error);
+        }
         // Looked at before the socket: what it had to say was said by then.
         let is_over = self.stage == Stage::Executing && self.emerges() && self.has_ended();
         loop {
@@ -294,7 +296,9 @@ impl Launching {
 
     /// The socket is at its end: the program runs, or the process died on the way.
     fn ended(&mut self) -> Progress {
-        self.succeed();
+        if let Err(error) = self.succeed() {
+            return self.fail(error);
+        }
         if self.stage != Stage::Executing {
             let how = match self.finish() {
                 Some(Ended::Exited(code)) => format!("exit code {code}"),
@@ -319,21 +323,38 @@ impl Launching {
     }
 
     fn finish(&mut self) -> Option<Ended> {
-        let child = self.child.take()?;
+        let child = self.child.as_ref()?;
         drop(process::pidfd_send_signal(child.pidfd.as_fd(), SIGKILL));
-        settle(&child)
+        let ended = settle(child);
+        // It may have made one right before its end.
+        self.kill_successor();
+        self.child = None;
+        ended
     }
 
     /// The process that goes on inside, once there is one, takes the place of the one that made it. It is the caller's
-    /// child and not reaped, so the pid can't be another's.
-    fn succeed(&mut self) {
-        if let Some(pid) = self.successor.as_ref().and_then(Successor::pid)
-            && let Some(child) = &mut self.child
-            && child.pid != pid
-            && let Ok(pidfd) = process::pidfd_open(pid)
-        {
+    /// child and not reaped, so the pid can't be another's. One that can't be held must not run: nobody would hear of its
+    /// end.
+    fn succeed(&mut self) -> Result<(), OciError> {
+        let Some(pid) = self.unheld_successor() else { return Ok(()) };
+        let pidfd = process::pidfd_open(pid).during(|| "get hold of the new process".to_owned())?;
+        if let Some(child) = &mut self.child {
             self.former = Some(std::mem::replace(child, Child { pid, pidfd }));
             self.stage = Stage::Executing;
+        }
+        Ok(())
+    }
+
+    /// The pid of the process that goes on inside, until it is the child.
+    fn unheld_successor(&self) -> Option<i32> {
+        let pid = self.successor.as_ref().and_then(Successor::pid)?;
+        self.child.as_ref().is_some_and(|child| child.pid != pid).then_some(pid)
+    }
+
+    /// Without a descriptor: whoever reaps the caller's children reaps it.
+    fn kill_successor(&self) {
+        if let Some(pid) = self.unheld_successor() {
+            drop(process::kill(pid, SIGKILL));
         }
     }
 
@@ -368,8 +389,10 @@ impl Launching {
 
     /// Before a process is killed: which one is it by now?
     fn catch_up(&mut self) {
-        self.succeed();
         if self.emerges() {
+            if self.succeed().is_err() {
+                self.kill_successor();
+            }
             return;
         }
         let mut message = [0; child::MESSAGE_BYTES_MAX];

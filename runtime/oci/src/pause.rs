@@ -34,7 +34,7 @@ const EUSERS: i32 = 87;
 /// Who sees whose processes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PidNamespace {
-    /// The pause process has a namespace of its own that nobody joins.
+    /// The pause process has a namespace of its own; only a container that asks for it joins.
     Own,
     /// The pod's containers join the pause process's namespace; it reaps there.
     Shared,
@@ -131,8 +131,9 @@ impl Pause {
                 ),
             },
             procfs: match processes {
-                Processes::Pods if self.processes == PidNamespace::Shared => Procfs::Pods,
-                Processes::Pods | Processes::Own | Processes::Of(_) => Procfs::Made,
+                Processes::Pods if self.processes != PidNamespace::Host => Procfs::Pods,
+                Processes::Pods | Processes::Own => Procfs::Made,
+                Processes::Of(_) => Procfs::Targets,
             },
             mounts: Some(again(&self.mounts)?),
             users: match &self.users {
@@ -219,8 +220,8 @@ fn make(
         user: nobody(spec.users.map(|map| map.uids)),
         group: nobody(spec.users.map(|map| map.gids)),
         processes: match spec.pid {
-            PidNamespace::Shared => scaffold::Processes::Shared,
-            PidNamespace::Own | PidNamespace::Host => scaffold::Processes::Own,
+            PidNamespace::Shared | PidNamespace::Own => scaffold::Processes::Joined,
+            PidNamespace::Host => scaffold::Processes::NotJoined,
         },
         proc: spec.users.map(|_| visible_proc()).transpose().during(|| "make a procfs for the pod".to_owned())?,
     };

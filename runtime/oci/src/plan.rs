@@ -68,6 +68,11 @@ pub(crate) fn container(input: Input<'_>, cgroup: &ContainerCgroup, facts: &Fact
     let nothing = Linux::default();
     let linux = spec.linux().as_ref().unwrap_or(&nothing);
     let users = joins.users.take().map(Users::of);
+    if joins.pid.is_some() && joins.procfs == Procfs::Made {
+        return Err(OciError::invalid(
+            "linux.namespaces: a procfs of a process-id namespace that is joined isn't made inside",
+        ));
+    }
     let new = new_namespaces(linux, &joins, users.as_ref())?;
     let mut warnings = Vec::new();
     let facts = &users.as_ref().map_or(*facts, |_| users::facts_inside(facts));
@@ -89,14 +94,12 @@ pub(crate) fn container(input: Input<'_>, cgroup: &ContainerCgroup, facts: &Fact
     let (root, overlay) = root_steps(root, linux.mount_label().as_deref(), facts, users.as_ref())?;
     steps.push(root);
     // From here to EnterPodMounts in the host's mount namespace: sources are the host's paths.
-    let mut mounts = mounts::plan(spec, &volumes, facts.overlay, (cgroup, new.cgroup), users.as_ref(), joins.procfs)?;
-    steps.append(&mut mounts.sources);
+    let mut mounts = mounts::plan(spec, &volumes, facts.overlay, (cgroup, new.cgroup), users.as_ref(), &joins)?;
     let Joins { network, ipc, uts, pid, procfs, mounts: pod, users: _ } = joins;
-    // By the parent before the birth, or by the process for who comes after it.
-    let (pid, later) = if procfs == Procfs::Pods { (None, pid) } else { (pid, None) };
-    for (fd, namespace) in
-        [(network, Namespaces::NETWORK), (ipc, Namespaces::IPC), (uts, Namespaces::UTS), (later, Namespaces::PID)]
-    {
+    // For who comes after this process; first, since a procfs may be had for it.
+    steps.extend(pid.map(|fd| Step::Join(fd, Namespaces::PID)));
+    steps.append(&mut mounts.sources);
+    for (fd, namespace) in [(network, Namespaces::NETWORK), (ipc, Namespaces::IPC), (uts, Namespaces::UTS)] {
         steps.extend(fd.map(|fd| Step::Join(fd, namespace)));
     }
     steps.extend(sysctls(linux, new.flags)?);
@@ -132,11 +135,13 @@ pub(crate) fn container(input: Input<'_>, cgroup: &ContainerCgroup, facts: &Fact
     }
     match procfs {
         Procfs::Made => steps.extend(last),
-        Procfs::Pods => steps.extend(process::emerging(last, filter.as_deref(), process.terminal() == Some(true))),
+        Procfs::Pods | Procfs::Targets => {
+            steps.extend(process::emerging(last, filter.as_deref(), process.terminal() == Some(true)))
+        }
     }
     // What a user namespace is to own is made after it is entered.
     let namespaces = if users.is_some() { Namespaces::NONE } else { new.flags };
-    Ok(Plan { steps, slots: mounts.slots, namespaces, pid, birth, seccomp: filter, warnings })
+    Ok(Plan { steps, slots: mounts.slots, namespaces, pid: None, birth, seccomp: filter, warnings })
 }
 
 /// How the new process becomes a member: born there on version 2, by itself on version 1.

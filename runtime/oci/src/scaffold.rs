@@ -23,13 +23,13 @@ pub(crate) const PROCESSES: &CStr = c"/processes";
 /// Where a container of a pod with a user namespace is put together, in its own copy of the mount namespace.
 pub(crate) const WORKSHOP: &CStr = c"/work";
 
-/// Whether the caller's process-id namespace is one that containers share.
+/// Whether the caller's process-id namespace is one that containers may join.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Processes {
     /// It is.
-    Shared,
+    Joined,
     /// It isn't.
-    Own,
+    NotJoined,
 }
 
 /// The host's null device, cloned in the host's mount namespace; 1:3 or an error. Read-only, which a device doesn't mind:
@@ -68,7 +68,7 @@ pub(crate) fn build(
         mount::attach(tree, rootfs::open_child(top.as_fd(), name)?.as_fd())?;
     }
     mount::pivot_into(top.as_fd())?;
-    if seen == Processes::Shared {
+    if seen == Processes::Joined {
         let processes = mount::new_filesystem(c"proc", &[], quiet)?;
         mount::attach(processes.as_fd(), rootfs::open_child(top.as_fd(), c"processes")?.as_fd())?;
     }

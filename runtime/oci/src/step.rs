@@ -40,6 +40,8 @@ pub(crate) enum Step {
     CloneSource(Box<Source>),
     /// An image as a volume, in the host's mount namespace: its layers' paths are the host's.
     MountImage { slot: Slot, layers: Box<ImageLayers> },
+    /// The procfs of a process-id namespace that was joined, that of the process of this pidfd.
+    TakeProcesses { slot: Slot, of: OwnedFd, attributes: Attributes },
     /// The container's own cgroup directory of one hierarchy.
     CloneGroup { slot: Slot, directory: OwnedFd, attributes: Attributes },
     /// A namespace of the pod.
@@ -270,6 +272,7 @@ impl fmt::Display for Step {
             Self::CloneRoot(path) => write!(f, "take {path:?} as root"),
             Self::CloneSource(source) => write!(f, "open mount source {:?}", source.path),
             Self::MountImage { layers, .. } => write!(f, "mount an image of {} layers", layers.lowers.len()),
+            Self::TakeProcesses { .. } => f.write_str("get a procfs of the target's processes"),
             Self::CloneGroup { .. } => f.write_str("open the container's cgroup"),
             Self::Join(_, namespace) => write!(f, "join the pod's {} namespace", namespace_name(*namespace)),
             Self::JoinProcess(..) => f.write_str("join the container's namespaces"),

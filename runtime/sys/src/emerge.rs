@@ -3,15 +3,18 @@
 //!
 //! A process with CAP_SYS_PTRACE may read and write the memory and take the descriptors of every process that it sees
 //! and whose user namespace is its own, dumpable or not. So what it can see must never hold a right, a descriptor or a
-//! byte that isn't the container's: the copy has the final credentials, four descriptors and an empty heap.
+//! byte that isn't the container's: the copy has the final credentials, four descriptors, and of memory that can be
+//! written one mapping, with what it executes and a stack. All else is given back before: heap, stack and data may hold
+//! the environment of other containers, from whose supervisor this process was copied.
 
 use std::arch::asm;
 use std::ffi::CString;
+use std::fs::File;
+use std::io::Read;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::ptr;
 
 use crate::error::{SysError, SysResult};
-use crate::pause::private_mappings;
 use crate::privileges::{CapData, CapHeader, Capabilities, capability_words};
 use crate::process::StringList;
 use crate::procfs::ProcHandle;
@@ -28,6 +31,18 @@ pub struct Successor {
 
 /// Of a page: the least that is mapped.
 const PAGE_BYTES: usize = 4096;
+
+/// Of the largest page that a kernel may have been made for (arm64).
+const PAGE_BYTES_MAX: usize = 64 * 1024;
+
+/// The stack for the last dozen calls. Their frames take a few hundred bytes, unoptimised some thousand.
+const STACK_BYTES: usize = 16 * 1024;
+
+/// Most mappings that are emptied. A process has a dozen: neighbours are one.
+const MAPPINGS_MAX: usize = 256;
+
+/// Longest list of mappings that is read, in bytes: a line has a path of at most a page.
+const MAPS_BYTES_MAX: u64 = 4 * 1024 * 1024;
 
 impl Successor {
     /// `mmap(MAP_SHARED | MAP_ANONYMOUS)`, before the first of the two processes is made.
@@ -107,27 +122,32 @@ pub struct Report<'a> {
 }
 
 /// The calling process, single-threaded, with its later children in another process-id namespace (`setns`) and all else
-/// final, loses its descriptors but the streams and the socket, and its heap; makes a copy of itself there, as a child
-/// of its own parent (`clone(CLONE_PARENT | CLONE_PARENT_SETTID)`), and ends. The copy begins a session and executes.
-/// Comes back only with an error, and then before anything was taken.
+/// final, loses its descriptors but the streams and the socket, and all memory that can be written; makes a copy of itself
+/// there, as a child of its own parent (`clone(CLONE_PARENT | CLONE_PARENT_SETTID)`), and ends. The copy begins a session
+/// and executes. Comes back only with an error, and then before anything was taken.
 /// <https://man7.org/linux/man-pages/man2/clone.2.html>
 pub fn emerge(proc: &ProcHandle, successor: &Successor, last: &Last<'_>) -> SysError {
-    let mappings = match private_mappings(proc) {
-        Ok(mappings) => mappings,
-        Err(error) => return error,
-    };
-    let mut raw = match prepare(last) {
-        Ok(raw) => raw,
-        Err(error) => return error,
-    };
-    raw.successor = successor.word;
-    // SAFETY: nothing of this process is used after it but `raw` and what that points to, none of which is on the heap,
-    // and it never returns.
-    unsafe { go(&raw, &mappings) }
+    match prepare(proc, successor, last) {
+        // SAFETY: nothing of this process is used after it but what is in the mapping that was prepared, and it never
+        // returns.
+        Ok(prepared) => unsafe { leave_stack(&prepared) },
+        Err(error) => error,
+    }
 }
 
-/// Everything that is needed at the end, in this frame and in one mapping of its own.
+/// All that is left, in one mapping.
+struct Prepared {
+    raw: *const Raw,
+    /// Where the stack begins, which grows downwards: a multiple of 16.
+    stack: *mut u8,
+}
+
+/// Everything that is needed at the end.
+#[derive(Clone, Copy)]
 struct Raw {
+    /// What is emptied, of this many.
+    mappings: *const (usize, usize),
+    mapping_count: usize,
     candidates: *const usize,
     arguments: *const usize,
     environment: *const usize,
@@ -145,12 +165,13 @@ struct Raw {
 
 /// `struct sock_fprog`.
 #[repr(C)]
+#[derive(Clone, Copy)]
 struct FilterProgram {
     count: libc::c_ushort,
     instructions: *const Instruction,
 }
 
-/// One mapping that takes bytes, one after the other.
+/// One mapping that takes bytes, one after the other, above a stack.
 struct Arena {
     start: *mut u8,
     used: usize,
@@ -161,25 +182,34 @@ struct Arena {
 const ALIGNMENT: usize = 8;
 
 impl Arena {
+    /// Of whole pages, so that it begins and ends where others end and begin.
     fn new(size: usize) -> SysResult<Self> {
+        let size = size.next_multiple_of(PAGE_BYTES_MAX);
         let flags = libc::MAP_PRIVATE | libc::MAP_ANONYMOUS;
         // SAFETY: a new mapping; no address is asked for.
         let start = unsafe { libc::mmap(ptr::null_mut(), size, libc::PROT_READ | libc::PROT_WRITE, flags, -1, 0) };
         if start == libc::MAP_FAILED {
             return Err(SysError::last(format!("mmap({size})")));
         }
-        Ok(Self { start: start.cast(), used: 0, size })
+        Ok(Self { start: start.cast(), used: STACK_BYTES, size })
     }
 
-    fn put(&mut self, bytes: &[u8]) -> SysResult<*const u8> {
-        let end = self.used + bytes.len();
+    fn range(&self) -> (usize, usize) {
+        let start = self.start.expose_provenance();
+        (start, start + self.size)
+    }
+
+    /// Copies of these, for as long as the mapping is.
+    fn put<T: Copy>(&mut self, values: &[T]) -> SysResult<*const T> {
+        const { assert!(align_of::<T>() <= ALIGNMENT) };
+        let end = self.used + size_of_val(values);
         if end > self.size {
             return Err(SysError::new("mmap()", libc::ENOMEM));
         }
         // SAFETY: `used` is at most `size`, the length of the mapping.
-        let place = unsafe { self.start.add(self.used) };
-        // SAFETY: `bytes.len()` bytes from `place` are inside the mapping, which nothing else uses.
-        unsafe { ptr::copy_nonoverlapping(bytes.as_ptr(), place, bytes.len()) };
+        let place: *mut T = unsafe { self.start.add(self.used) }.cast();
+        // SAFETY: there is room for the values from `place` on, an aligned one, which nothing else uses.
+        unsafe { ptr::copy_nonoverlapping(values.as_ptr(), place, values.len()) };
         self.used = end.next_multiple_of(ALIGNMENT);
         Ok(place)
     }
@@ -191,25 +221,27 @@ impl Arena {
             addresses.push(self.put(string.as_bytes_with_nul())?.expose_provenance());
         }
         addresses.push(0);
-        let bytes: Vec<u8> = addresses.into_iter().flat_map(usize::to_ne_bytes).collect();
-        self.put(&bytes).map(<*const u8>::cast)
+        self.put(&addresses)
     }
 }
 
-fn prepare(last: &Last<'_>) -> SysResult<Raw> {
+fn prepare(proc: &ProcHandle, successor: &Successor, last: &Last<'_>) -> SysResult<Prepared> {
     let lists = [last.candidates, last.arguments.strings(), last.environment.strings()];
     let string = |string: &CString| string.as_bytes_with_nul().len() + ALIGNMENT + size_of::<usize>();
     let strings: usize = lists.iter().map(|list| list.iter().map(string).sum::<usize>() + 2 * ALIGNMENT).sum();
     let instructions = last.filter.map_or(&[][..], |(program, _)| program.instructions());
-    let mut arena = Arena::new(strings + (instructions.len() + 1) * size_of::<Instruction>() + PAGE_BYTES)?;
-    let bytes: Vec<u8> = instructions.iter().flat_map(|instruction| instruction.bytes()).collect();
-    Ok(Raw {
+    let filter = (instructions.len() + 1) * size_of::<Instruction>();
+    let mappings = MAPPINGS_MAX * size_of::<(usize, usize)>();
+    let mut arena = Arena::new(STACK_BYTES + strings + filter + mappings + size_of::<Raw>())?;
+    let mut raw = Raw {
+        mappings: ptr::null(),
+        mapping_count: 0,
         candidates: arena.put_list(lists[0])?,
         arguments: arena.put_list(lists[1])?,
         environment: arena.put_list(lists[2])?,
         filter: FilterProgram {
             count: last.filter.map_or(0, |(program, _)| program.count()),
-            instructions: arena.put(&bytes)?.cast(),
+            instructions: arena.put(instructions)?,
         },
         filter_flags: last.filter.map_or(0, |(program, _)| program.flags()),
         load: last.filter.map(|(_, load)| load),
@@ -219,8 +251,46 @@ fn prepare(last: &Last<'_>) -> SysResult<Raw> {
         socket: usize::try_from(last.report.to.as_raw_fd()).expect("descriptors are not negative"),
         head: last.report.head,
         steps: last.report.steps,
-        successor: ptr::null_mut(),
-    })
+        successor: successor.word,
+    };
+    // Last, for what lies here may have grown by the above.
+    let mappings = private_mappings(proc, arena.range())?;
+    raw.mapping_count = mappings.len();
+    raw.mappings = arena.put(&mappings)?;
+    // SAFETY: the mapping is longer than the stack.
+    let stack = unsafe { arena.start.add(STACK_BYTES) };
+    Ok(Prepared { raw: arena.put(&[raw])?, stack })
+}
+
+/// The calling process's private memory that can be written, but for a part of it. `E2BIG` above [`MAPPINGS_MAX`]: one that
+/// is left out would be shown to whoever may look.
+fn private_mappings(proc: &ProcHandle, but: (usize, usize)) -> SysResult<Vec<(usize, usize)>> {
+    let failed = |error: std::io::Error| SysError::from_io("read(\"/proc/self/maps\")", &error);
+    let mut maps = String::new();
+    let file = File::from(proc.open_namespace(c"self/maps")?);
+    file.take(MAPS_BYTES_MAX).read_to_string(&mut maps).map_err(failed)?;
+    let found = maps.lines().filter_map(private_memory);
+    // Neighbours are one mapping for the kernel.
+    let around = |(start, end): (usize, usize)| {
+        let parts =
+            if start < but.1 && but.0 < end { [(start, but.0), (but.1, end)] } else { [(start, end), (end, end)] };
+        parts.into_iter().filter(|(start, end)| start < end)
+    };
+    let found: Vec<(usize, usize)> = found.flat_map(around).collect();
+    let cut = maps.len() as u64 >= MAPS_BYTES_MAX;
+    if found.len() > MAPPINGS_MAX || cut {
+        return Err(SysError::new("read(\"/proc/self/maps\")", libc::E2BIG));
+    }
+    Ok(found)
+}
+
+/// The range of a line of `maps` that can be written and is nobody else's: heap, stack, data.
+fn private_memory(line: &str) -> Option<(usize, usize)> {
+    let mut fields = line.split_ascii_whitespace();
+    let (range, rights) = (fields.next()?, fields.next()?);
+    let (start, end) = range.split_once('-')?;
+    let range = (usize::from_str_radix(start, 16).ok()?, usize::from_str_radix(end, 16).ok()?);
+    (rights.starts_with("rw") && rights.ends_with('p')).then_some(range)
 }
 
 /// A system call without the C library, whose error number is in memory that is wiped here. Answers with the kernel's
@@ -254,30 +324,55 @@ fn address<T>(of: *const T) -> usize {
     of.expose_provenance()
 }
 
+/// Goes on with [`go`], on the other stack.
+///
 /// # Safety
-/// The process must be single-threaded and have nothing left to do: its heap is gone afterwards, the C library's
-/// thread-local memory with it.
-unsafe fn go(raw: &Raw, mappings: &[(usize, usize)]) -> ! {
+/// As [`go`]'s.
+unsafe fn leave_stack(prepared: &Prepared) -> ! {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: the new stack is live and aligned, and what is called there never returns to this one.
+    unsafe {
+        asm!("mov rsp, {stack}", "xor ebp, ebp", "call {go}", "ud2",
+             stack = in(reg) prepared.stack, go = sym go, in("rdi") prepared.raw, options(noreturn))
+    }
+    #[cfg(target_arch = "aarch64")]
+    // SAFETY: as above.
+    unsafe {
+        asm!("mov sp, {stack}", "mov x29, xzr", "mov x30, xzr", "b {go}",
+             stack = in(reg) prepared.stack, go = sym go, in("x0") prepared.raw, options(noreturn))
+    }
+}
+
+/// # Safety
+/// `raw` and what it points to lie in a mapping that isn't among those that are emptied, the stack too. The process must be
+/// single-threaded and have nothing left to do: its heap and its data are gone afterwards, the C library's with them.
+unsafe extern "C" fn go(raw: *const Raw) -> ! {
     const CLONE_PARENT: usize = 0x8000;
     const CLONE_PARENT_SETTID: usize = 0x0010_0000;
     const MADV_DONTFORK: usize = 10;
     const MADV_DONTNEED: usize = 4;
     const PR_SET_DUMPABLE: usize = 4;
-    let mut ranges = [(0, 0); crate::pause::MAPPINGS_MAX];
-    for (place, range) in ranges.iter_mut().zip(mappings) {
-        *place = *range;
-    }
+    // SAFETY: live, as this function's callers promise.
+    let raw = unsafe { &*raw };
     let above = u32::MAX as usize;
     // The heap and the owners of these descriptors are never looked at again: nothing below returns.
     // SAFETY: closes descriptors that nothing of this process uses any more.
     unsafe { call(libc::SYS_close_range, [3, raw.socket.saturating_sub(1), 0, 0, 0]) };
     // SAFETY: as above.
     unsafe { call(libc::SYS_close_range, [raw.socket.max(2) + 1, above, 0, 0, 0]) };
-    for (start, end) in ranges {
-        if start != 0 {
-            // SAFETY: whole mappings that aren't the stack nor `raw`'s; unused from here on.
-            unsafe { call(libc::SYS_madvise, [start, end - start, MADV_DONTNEED, 0, 0]) };
+    let mut at = 0;
+    while at < raw.mapping_count {
+        // SAFETY: one of `mapping_count` in the same mapping as `raw`.
+        let mapping = unsafe { raw.mappings.add(at) };
+        // SAFETY: as above.
+        let (start, end) = unsafe { ptr::read(mapping) };
+        // SAFETY: whole mappings, or what is left of one beside the one that is used from here on.
+        let emptied = unsafe { call(libc::SYS_madvise, [start, end - start, MADV_DONTNEED, 0, 0]) };
+        if emptied < 0 {
+            // SAFETY: as this function's.
+            unsafe { fail(raw, 0, emptied) };
         }
+        at += 1;
     }
     // SAFETY: the copy has no such mapping; this process goes on having it.
     unsafe { call(libc::SYS_madvise, [address(raw.successor), PAGE_BYTES, MADV_DONTFORK, 0, 0]) };
@@ -393,3 +488,6 @@ unsafe fn exit(code: usize) -> ! {
         unsafe { call(libc::SYS_exit_group, [code, 0, 0, 0, 0]) };
     }
 }
+
+#[cfg(test)]
+mod tests;

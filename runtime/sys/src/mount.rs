@@ -110,6 +110,13 @@ pub fn fsconfig(fs: BorrowedFd<'_>, key: &CStr, value: Option<&CStr>) -> SysResu
     .map_err(|errno| SysError::new(format!("fsconfig({}, {key:?}, {value:?})", fs.as_raw_fd()), errno.raw_os_error()))
 }
 
+/// `fsconfig(fs, FSCONFIG_SET_FD, key, NULL, value)`.
+pub fn fsconfig_descriptor(fs: BorrowedFd<'_>, key: &CStr, value: BorrowedFd<'_>) -> SysResult<()> {
+    raw::fsconfig_set_fd(fs, key, value).map_err(|errno| {
+        SysError::new(format!("fsconfig({}, {key:?}, {})", fs.as_raw_fd(), value.as_raw_fd()), errno.raw_os_error())
+    })
+}
+
 /// `fsconfig(fs, FSCONFIG_CMD_CREATE)` and `fsmount(fs, FSMOUNT_CLOEXEC, attributes)`: the file system as a tree.
 pub fn fsmount(fs: BorrowedFd<'_>, attributes: Attributes) -> SysResult<OwnedFd> {
     raw::fsconfig_create(fs)

@@ -15,7 +15,7 @@ use crate::seccomp::{Instruction, Program};
 const FILTER_MAX: usize = 64;
 
 /// Most mappings that are emptied, which are listed on the stack. A process has a dozen: neighbours are one.
-pub(crate) const MAPPINGS_MAX: usize = 256;
+const MAPPINGS_MAX: usize = 256;
 
 /// `ioctl(SIOCSIFFLAGS, "lo", IFF_UP)` in the calling thread's network namespace: the kernel gives it its addresses.
 /// <https://man7.org/linux/man-pages/man7/netdevice.7.html>
@@ -74,7 +74,7 @@ fn wipe_list(proc: &ProcHandle) -> SysResult<Wipe> {
 
 /// The calling process's heap and its other writable anonymous memory, without its stack.
 /// `E2BIG` above [`MAPPINGS_MAX`]: one that is left out would be shown to whoever may look.
-pub(crate) fn private_mappings(proc: &ProcHandle) -> SysResult<Vec<(usize, usize)>> {
+fn private_mappings(proc: &ProcHandle) -> SysResult<Vec<(usize, usize)>> {
     let maps = fs::File::from(proc.open_namespace(c"self/maps")?);
     let maps = std::io::read_to_string(maps).map_err(|error| SysError::from_io("read(\"/proc/self/maps\")", &error))?;
     let here = ptr::from_ref(&maps).expose_provenance();

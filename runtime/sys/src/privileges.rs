@@ -75,6 +75,7 @@ pub fn bounding() -> SysResult<Capabilities> {
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub(crate) struct CapHeader {
     version: u32,
     pid: i32,
@@ -97,6 +98,7 @@ pub(crate) fn capability_words([effective, permitted, inheritable]: [Capabilitie
 }
 
 #[repr(C)]
+#[derive(Clone, Copy)]
 pub(crate) struct CapData {
     effective: u32,
     permitted: u32,

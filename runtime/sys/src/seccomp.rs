@@ -17,14 +17,6 @@ pub struct Instruction {
     pub operand: u32,
 }
 
-impl Instruction {
-    /// As it lies in memory.
-    pub(crate) fn bytes(self) -> [u8; 8] {
-        let ([a, b], [e, f, g, h]) = (self.code.to_ne_bytes(), self.operand.to_ne_bytes());
-        [a, b, self.jump_true, self.jump_false, e, f, g, h]
-    }
-}
-
 /// Most instructions of a filter: the kernel's `BPF_MAXINSNS`.
 pub const INSTRUCTIONS_MAX: u16 = 4096;
 

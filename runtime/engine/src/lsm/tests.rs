@@ -8,9 +8,7 @@ fn sandbox() -> SandboxId {
 }
 
 fn settled(outcome: Result<(), String>) -> Loaded {
-    let loaded = Loaded::default();
-    loaded.set(outcome).expect("is empty");
-    loaded
+    watch::channel(Some(outcome)).1
 }
 
 fn modules(apparmor: AppArmor, selinux: Selinux) -> Modules {
@@ -114,4 +112,37 @@ fn a_parser_that_hangs_or_fails_is_told() {
     let failed = run(&mut shell("echo one >&2; echo two >&2; exit 3"), b"x", Duration::from_secs(20));
     assert_eq!(failed, Err("exit status: 3: one; two".to_owned()));
     assert_eq!(run(&mut shell("exec sleep 60"), b"x", second), Err("took longer than 1s".to_owned()));
+}
+
+#[tokio::test]
+async fn all_wait_for_the_one_load_and_none_for_ever() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let (loaded, default) = watch::channel(None);
+    let apparmor = AppArmor::On { profiles: dir.path().join("profiles"), default };
+    let modules = modules(apparmor, Selinux::Off);
+    let asked_default = asked(AppArmorChoice::RuntimeDefault);
+    let soon = Duration::from_millis(50);
+    // Who needs none doesn't wait.
+    let privileged = Security { privilege: Privilege::Privileged, ..asked_default.clone() };
+    for security in [privileged, asked(AppArmorChoice::Unconfined), asked(AppArmorChoice::Localhost("x".to_owned()))] {
+        modules.settled_within(&security, soon).await.expect("at once");
+    }
+    let late = modules.settled_within(&asked_default, soon).await.expect_err("it takes too long");
+    assert_eq!(late.kind(), Kind::DeadlineExceeded, "{late}");
+    // The one thread of this test runs all of them and the load.
+    let load = async {
+        tokio::time::sleep(soon).await;
+        loaded.send_replace(Some(Ok(())));
+    };
+    let patient = || modules.settled(&asked_default);
+    let (waited, ()) = tokio::join!(async { tokio::try_join!(patient(), patient()) }, load);
+    waited.expect("loaded");
+    let labels = modules.labels(&asked_default, &sandbox()).expect("good");
+    assert_eq!(labels.apparmor.as_deref(), Some("podwright-default"));
+    // Whoever was to tell is gone without a word.
+    let (_, default) = watch::channel(None);
+    let silent =
+        super::Modules { apparmor: AppArmor::On { profiles: dir.path().join("profiles"), default }, ..modules };
+    silent.settled(&asked_default).await.expect("known");
+    assert_eq!(silent.labels(&asked_default, &sandbox()).expect("good").apparmor, None);
 }

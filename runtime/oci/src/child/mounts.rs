@@ -4,7 +4,8 @@ use std::ffi::{CStr, CString};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use runtime_sys::mount::{self, Attributes, Depth, Propagation};
-use runtime_sys::procfs::ProcHandle;
+use runtime_sys::process::{self, Namespaces};
+use runtime_sys::procfs::{self, ProcHandle};
 use runtime_sys::rootfs::{self, Kind, Links, Make};
 use runtime_sys::{SysError, SysResult};
 
@@ -89,6 +90,18 @@ pub(super) fn clone_root(path: &CStr) -> SysResult<OwnedFd> {
     let none = Attributes::NONE;
     mount::set_attributes(root.as_fd(), Depth::All, none, none, Some(Propagation::Private))?;
     Ok(root)
+}
+
+/// A procfs of the process-id namespace that was joined: of a process that may be hostile, and have more in it that are.
+/// The caller stays outside, and is in the host's mount namespace again.
+pub(super) fn processes(of: BorrowedFd<'_>, proc: &ProcHandle, attributes: Attributes) -> SysResult<OwnedFd> {
+    if let Some(tree) = procfs::of_children(proc, attributes)? {
+        return Ok(tree);
+    }
+    let back = proc.open_namespace(c"self/ns/mnt")?;
+    let copied = procfs::of_children_as_seen_by(of, proc, attributes);
+    process::setns(back.as_fd(), Namespaces::MOUNT)?;
+    copied
 }
 
 /// The container's own directory of a cgroup hierarchy.

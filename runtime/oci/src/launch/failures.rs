@@ -1,5 +1,7 @@
 //! What a failed step means to people.
 
+use runtime_sys::process::Namespaces;
+
 use super::{ESRCH, Launching};
 use crate::step::{Step, Target, What};
 use crate::{OciError, child};
@@ -30,6 +32,7 @@ impl Launching {
             Some(Step::CloneLayers(layers)) if !detail.is_empty() => {
                 layers.lowers.first().map_or_else(|| OciError::Gone, not_mapped)
             }
+            Some(Step::Join(_, Namespaces::PID)) if errno == ESRCH => OciError::TargetGone,
             Some(Step::JoinProcess(..)) if errno == ESRCH => OciError::Gone,
             Some(step) => OciError::Step { step: step.to_string(), errno },
             None => OciError::Step { step: "take a step".to_owned(), errno },

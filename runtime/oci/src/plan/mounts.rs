@@ -8,7 +8,8 @@ use runtime_sys::cgroup::Version;
 use runtime_sys::mount::{Attributes, Depth, Propagation};
 
 use super::{FSCONFIG_VALUE_BYTES_MAX, absolute, text};
-use crate::input::{ImageVolume, Procfs, Volumes};
+use crate::error::During;
+use crate::input::{ImageVolume, Joins, Procfs, Volumes};
 use crate::step::{Change, ImageLayers, OverProc, OverlayForm, Source, Step, Target, What};
 use crate::users::{Mappings, Namespace, Users, image_steps};
 use crate::{ContainerCgroup, OciError};
@@ -58,7 +59,7 @@ pub(super) fn plan(
     form: OverlayForm,
     (cgroup, own_groups): (&ContainerCgroup, bool),
     users: Option<&Users>,
-    procfs: Procfs,
+    joins: &Joins,
 ) -> Result<Mounts, OciError> {
     let list = spec.mounts().as_deref().unwrap_or_default();
     if list.len() > MOUNTS_MAX {
@@ -98,7 +99,10 @@ pub(super) fn plan(
         } else {
             match kind_of(mount) {
                 "cgroup" | "cgroup2" => groups(cgroup, own_groups, &options, &mut mounts.slots, &mut batch)?,
-                "proc" if procfs == Procfs::Pods => What::PodProcesses(options.made()),
+                "proc" if joins.procfs == Procfs::Pods => What::PodProcesses(options.made()),
+                "proc" if joins.procfs == Procfs::Targets => {
+                    targets_processes(joins, &options, &mut mounts.slots, &mut batch)?
+                }
                 kind => {
                     let new = filesystem(kind, mount, options, label)?;
                     if users.is_some() { mounts.with_full_rights(new) } else { new }
@@ -277,6 +281,18 @@ fn bind(
     let source = Source { slot, path, depth, all, top, propagation, seen };
     batch.sources.push(Step::CloneSource(Box::new(source)));
     Ok(What::Tree(slot))
+}
+
+/// Made or copied when the process-id namespace is joined.
+fn targets_processes(joins: &Joins, options: &Options, count: &mut usize, batch: &mut Batch) -> Result<What, OciError> {
+    let target = joins.pid.as_ref().ok_or_else(|| OciError::invalid("mounts: there is no target for a procfs"))?;
+    let of = target
+        .try_clone()
+        .map_err(|error| runtime_sys::SysError::from_io("fcntl(F_DUPFD_CLOEXEC)", &error))
+        .during(|| "get a procfs of the target's processes".to_owned())?;
+    let slot = slot(count);
+    batch.sources.push(Step::TakeProcesses { slot, of, attributes: options.made() });
+    Ok(What::Kernels(slot))
 }
 
 /// The container sees its own groups; without a cgroup namespace (privileged) the whole hierarchies.

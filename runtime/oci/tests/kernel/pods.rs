@@ -4,19 +4,23 @@ use std::fs;
 use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
-use runtime_oci::{Pause, PidNamespace, PodSpec, SeccompChoice, spawn_pause};
-use runtime_sys::process::{Ended, pidfd_send_signal, wait};
+use runtime_oci::{Pause, PidNamespace, PodSpec, Processes, Progress, SeccompChoice, spawn_pause};
+use runtime_sys::process::{
+    Ended, Limit, Resource, pidfd_open, pidfd_send_signal, resource_limit, set_resource_limit, wait,
+};
 use runtime_sys::sync::readable;
 use serde_json::json;
 
 use crate::Test;
-use crate::support::{Fixture, spec, start};
+use crate::support::{Fixture, launch, spec, start};
 
 pub(crate) const TESTS: &[Test] = &[
     ("pause_is_confined", confined),
     ("pause_ends_on_a_signal", ends),
     ("containers_share_the_pod", shared),
     ("a_shared_process_namespace_is_reaped_by_pause", reaped),
+    ("a_process_that_can_not_be_held_does_not_run", not_held),
+    ("a_target_that_is_gone_is_named", gone),
     ("a_parameter_of_the_host_is_refused", refused),
     ("how_fast_is_pause", speed),
 ];
@@ -109,6 +113,51 @@ fn reaped() {
     let text = start(&this, &value, SeccompChoice::RuntimeDefault, joins).expect("starts").finish().output;
     // pause, the shell, ls and grep: the orphan is gone.
     assert!(text.starts_with("pause\n4\n"), "{text}");
+    end(pause);
+}
+
+/// Without a pidfd nobody would hear of its end.
+fn not_held() {
+    let this = Fixture::new();
+    let pause = spawn_pause(&pod(&this, PidNamespace::Shared)).expect("starts");
+    let mut value = spec(&this, "exec sleep 1000");
+    value["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "cgroup"}]);
+    let mut launching = launch(&this, &value, pause.joins().expect("copies"));
+    let cgroup = launching.cgroup();
+    // The socket's end: the program runs.
+    assert!(readable(launching.descriptor(), Duration::from_secs(20)).expect("polls"));
+    let [pid] = cgroup.pids().expect("lists").try_into().expect("one process");
+    let process = pidfd_open(pid).expect("opens");
+    let files = Resource::named("RLIMIT_NOFILE").expect("is one");
+    let limit = resource_limit(files).expect("reads");
+    set_resource_limit(files, Limit { soft: 3, ..limit }).expect("sets");
+    let progress = launching.advance();
+    set_resource_limit(files, limit).expect("sets");
+    let Progress::Failed(error) = progress else { panic!("{progress:?}") };
+    let text = format!("{error}");
+    assert!(text.contains("get hold of the new process") && text.contains("pidfd_open"), "{text}");
+    assert!(readable(process.as_fd(), Duration::from_secs(10)).expect("polls"), "it runs on");
+    assert_eq!(wait(process.as_fd()).expect("waits"), Ended::Signalled(9));
+    drop(launching);
+    cgroup.remove().expect("removes");
+    end(pause);
+}
+
+fn gone() {
+    let this = Fixture::new();
+    let pause = spawn_pause(&pod(&this, PidNamespace::Own)).expect("starts");
+    let joins = pause.joins().expect("copies");
+    let target = start(&this, &spec(&this, "exec sleep 1000"), SeccompChoice::RuntimeDefault, joins).expect("starts");
+    let mut value = spec(&this, "true");
+    value["linux"]["namespaces"] = json!([{"type": "mount"}, {"type": "cgroup"}]);
+    value["linux"]["cgroupsPath"] = json!(this.cgroup("debugger"));
+    let joins = || pause.joins_for(Processes::Of(target.process.pidfd.as_fd())).expect("copies");
+    let finished = start(&this, &value, SeccompChoice::RuntimeDefault, joins()).expect("starts").finish();
+    assert_eq!(finished.ended, Ended::Exited(0));
+    let joins = joins();
+    target.kill();
+    let error = start(&this, &value, SeccompChoice::RuntimeDefault, joins).err().expect("there is nothing to join");
+    assert_eq!(error.to_string(), "the container whose processes it is to see has ended");
     end(pause);
 }
 

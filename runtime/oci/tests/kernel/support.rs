@@ -228,6 +228,15 @@ pub(crate) fn start_with(this: &Fixture, value: &Value, volumes: Volumes<'_>) ->
     start_all(this, value, SeccompChoice::RuntimeDefault, Joins::default(), &lowers, volumes)
 }
 
+/// Not driven yet.
+pub(crate) fn launch(this: &Fixture, value: &Value, joins: Joins) -> Launching {
+    let spec = parse(value);
+    let (lowers, paths) = ([this.path("top"), this.lower()], (this.path("upper"), this.path("work")));
+    let (root, seccomp) = (overlay(this, &lowers, &paths), SeccompChoice::RuntimeDefault);
+    let input = Input { id: "c", spec: &spec, root, seccomp, joins, volumes: Volumes::default() };
+    prepare(input).expect("prepares").launch(pipes().0, StopBefore::Nothing).expect("launches")
+}
+
 fn start_all(
     this: &Fixture,
     value: &Value,

@@ -3,18 +3,19 @@
 use std::fs;
 use std::path::Path;
 
+use oci_spec::runtime::LinuxNamespaceType;
 use runtime_wire::{ContainerSpec, ExecSpec, PidMode, Request};
 
-use crate::harness::{Pod, may_run, until};
+use crate::harness::{Client, Pod, may_run, until};
 
 /// Stands in the environment of another container, and so in the supervisor's memory.
 const SECRET: &str = "the-secret-of-another-container-5f2a91";
 
-/// Most execs until the spy has seen one before its program.
-const EXECS_MAX: usize = 3000;
+/// Fewest and most execs, until the spy has seen some before their program.
+const EXECS: (usize, usize) = (200, 3000);
 
-/// Fewest execs.
-const EXECS_MIN: usize = 200;
+/// Fewest and most containers.
+const CONTAINERS: (usize, usize) = (30, 200);
 
 /// How many looks into the memory of processes that were not yet at their program are enough.
 const LOOKS_WANTED: usize = 5;
@@ -137,23 +138,21 @@ fn findings(pod: &Pod) -> (usize, Vec<String>) {
     (seen, log.into_iter().filter(|line| line.contains(" F leak ")).collect())
 }
 
-/// Runs execs until the spy has looked into some of them in time.
-fn exec_under_eyes(no_new_privileges: bool) {
+/// Begins a spy in a pod whose supervisor knows a secret, and makes processes that it may see until it has looked into some
+/// of them in time.
+fn under_eyes(pid: PidMode, (fewest, most): (usize, usize), mut one_more: impl FnMut(&Pod, &mut Client, usize)) {
     if !may_run() {
         return;
     }
-    let (pod, mut client) = Pod::with_sandbox(PidMode::Container);
+    let (pod, mut client) = Pod::with_sandbox(pid);
     client.run(keeper_of_the_secret(&pod));
     client.run(spy(&pod, "spy"));
     until("the spy has begun", || !pod.log("spy").is_empty());
-    for number in 0..EXECS_MAX {
-        if number >= EXECS_MIN && findings(&pod).0 >= LOOKS_WANTED {
+    for number in 0..most {
+        if number >= fewest && findings(&pod).0 >= LOOKS_WANTED {
             break;
         }
-        let mut spec: ExecSpec = pod.exec(&format!("x{number}"), "spy", &["/bin/true"]);
-        spec.process.set_no_new_privileges(Some(no_new_privileges));
-        give_right_to_trace(&mut spec.process);
-        assert_eq!(client.exec(spec).0.code, 0);
+        one_more(&pod, &mut client, number);
     }
     let (seen, leaks) = findings(&pod);
     assert_eq!(leaks, Vec::<String>::new(), "{seen} looks");
@@ -161,6 +160,35 @@ fn exec_under_eyes(no_new_privileges: bool) {
     assert!(client.call(Request::Signal { container: "spy".into(), signal: 9, every_process: true }).is_ok());
     client.container_exit("spy");
     pod.end(client);
+}
+
+fn exec_under_eyes(no_new_privileges: bool) {
+    under_eyes(PidMode::Container, EXECS, |pod, client, number| {
+        let mut spec: ExecSpec = pod.exec(&format!("x{number}"), "spy", &["/bin/true"]);
+        spec.process.set_no_new_privileges(Some(no_new_privileges));
+        give_right_to_trace(&mut spec.process);
+        assert_eq!(client.exec(spec).0.code, 0);
+    });
+}
+
+fn container_under_eyes(pid: PidMode, change: impl Fn(&mut ContainerSpec)) {
+    under_eyes(pid, CONTAINERS, |pod, client, number| {
+        let id = format!("c{number}");
+        let mut spec = pod.program(&id, &["/bin/true"]);
+        give_right_to_trace(spec.spec.process_mut().as_mut().expect("a process"));
+        change(&mut spec);
+        client.run(spec);
+        assert_eq!(client.container_exit(&id).code, 0);
+    });
+}
+
+/// In the spy's process-id namespace in place of one of its own.
+fn at_the_spy(spec: &mut ContainerSpec) {
+    spec.pid_target = Some("spy".to_owned());
+    let linux = spec.spec.linux_mut().as_mut().expect("there");
+    let mut namespaces = linux.namespaces().clone().expect("there");
+    namespaces.retain(|namespace| namespace.typ() != LinuxNamespaceType::Pid);
+    linux.set_namespaces(Some(namespaces));
 }
 
 #[test]
@@ -175,27 +203,24 @@ fn nor_where_its_filter_needs_a_right_to_be_loaded() {
 
 #[test]
 fn nor_does_a_containers_first_process_among_others() {
-    if !may_run() {
-        return;
-    }
-    let (pod, mut client) = Pod::with_sandbox(PidMode::Pod);
-    client.run(keeper_of_the_secret(&pod));
-    client.run(spy(&pod, "spy"));
-    until("the spy has begun", || !pod.log("spy").is_empty());
-    for number in 0..200 {
-        if number >= 30 && findings(&pod).0 >= LOOKS_WANTED {
-            break;
+    container_under_eyes(PidMode::Pod, |_| ());
+}
+
+#[test]
+fn nor_does_one_among_those_of_its_target() {
+    container_under_eyes(PidMode::Container, at_the_spy);
+}
+
+#[test]
+fn nor_does_an_exec_into_one_among_those_of_its_target() {
+    under_eyes(PidMode::Container, EXECS, |pod, client, number| {
+        if number == 0 {
+            let mut spec = pod.program("debugger", &["/bin/sleep", "1000"]);
+            at_the_spy(&mut spec);
+            client.run(spec);
         }
-        let id = format!("c{number}");
-        let mut spec = pod.program(&id, &["/bin/true"]);
-        give_right_to_trace(spec.spec.process_mut().as_mut().expect("a process"));
-        client.run(spec);
-        client.container_exit(&id);
-    }
-    let (seen, leaks) = findings(&pod);
-    assert_eq!(leaks, Vec::<String>::new(), "{seen} looks");
-    assert!(seen > 0, "the spy never came in time, so this shows nothing");
-    assert!(client.call(Request::Signal { container: "spy".into(), signal: 9, every_process: true }).is_ok());
-    client.container_exit("spy");
-    pod.end(client);
+        let mut spec = pod.exec(&format!("x{number}"), "debugger", &["/bin/true"]);
+        give_right_to_trace(&mut spec.process);
+        assert_eq!(client.exec(spec).0.code, 0);
+    });
 }

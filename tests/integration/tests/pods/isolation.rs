@@ -232,3 +232,81 @@ pub(crate) async fn a_hostile_root_leads_nowhere(world: Arc<World>) -> Outcome {
     }
     Ok(())
 }
+
+/// Each field of a sandbox's security context that is about its own process, asking for something else than there is.
+fn asked_of_the_sandbox() -> Vec<(&'static str, cri::LinuxSandboxSecurityContext)> {
+    let nothing = cri::LinuxSandboxSecurityContext::default;
+    let number = |value| Some(cri::Int64Value { value });
+    let profile = |kind: cri::security_profile::ProfileType, name: &str| {
+        Some(cri::SecurityProfile { profile_type: kind as i32, localhost_ref: name.to_owned() })
+    };
+    let (unconfined, localhost) =
+        (cri::security_profile::ProfileType::Unconfined, cri::security_profile::ProfileType::Localhost);
+    let level = cri::SeLinuxOption { level: "s0:c7,c8".to_owned(), ..Default::default() };
+    #[expect(deprecated, reason = "what older clients send")]
+    let old = cri::LinuxSandboxSecurityContext { seccomp_profile_path: "unconfined".to_owned(), ..nothing() };
+    vec![
+        ("selinux-options", cri::LinuxSandboxSecurityContext { selinux_options: Some(level), ..nothing() }),
+        ("run-as-user", cri::LinuxSandboxSecurityContext { run_as_user: number(0), ..nothing() }),
+        (
+            "run-as-group",
+            cri::LinuxSandboxSecurityContext { run_as_user: number(1234), run_as_group: number(1235), ..nothing() },
+        ),
+        ("readonly-rootfs", cri::LinuxSandboxSecurityContext { readonly_rootfs: true, ..nothing() }),
+        ("supplemental-groups", cri::LinuxSandboxSecurityContext { supplemental_groups: vec![77, 78], ..nothing() }),
+        (
+            "groups-policy",
+            cri::LinuxSandboxSecurityContext {
+                supplemental_groups: vec![77],
+                supplemental_groups_policy: cri::SupplementalGroupsPolicy::Strict as i32,
+                ..nothing()
+            },
+        ),
+        ("seccomp", cri::LinuxSandboxSecurityContext { seccomp: profile(unconfined, ""), ..nothing() }),
+        ("apparmor", cri::LinuxSandboxSecurityContext { apparmor: profile(localhost, "no-such-profile"), ..nothing() }),
+        ("seccomp-path", old),
+    ]
+}
+
+/// Pause's, and then its container's: ids, groups, rights, filter, label, and whether its root can be written.
+const SEEN: &str = "for p in 1 self; do grep -E '^(Uid|Gid|Groups|CapPrm|NoNewPrivs|Seccomp):' /proc/$p/status; \
+                    cat /proc/$p/attr/current 2>/dev/null | tr -d '\\0'; \
+                    grep -q '^[^ ]* [^ ]* [^ ]* / / ro' /proc/$p/mountinfo && echo read-only; done; ls -A /proc/1/root/";
+
+pub(crate) async fn a_sandboxs_own_process_is_the_same_whatever_is_asked_of_it(world: Arc<World>) -> Outcome {
+    let asked = [("nothing", cri::LinuxSandboxSecurityContext::default())].into_iter().chain(asked_of_the_sandbox());
+    let mut usual = None;
+    for (name, mut context) in asked {
+        let mut config = world.pod(&format!("asked-{name}"));
+        let shared = cri::NamespaceOption { pid: cri::NamespaceMode::Pod as i32, ..Default::default() };
+        context.namespace_options = Some(shared.clone());
+        config.linux.get_or_insert_default().security_context = Some(context);
+        let sandbox = world.client.run(config).await?;
+        let mut config = container("c", BUSYBOX, &["/bin/sleep", "1000"]);
+        if let Some(context) = config.linux.as_mut().and_then(|linux| linux.security_context.as_mut()) {
+            context.capabilities =
+                Some(cri::Capability { add_capabilities: vec!["SYS_PTRACE".into()], ..Default::default() });
+            context.namespace_options = Some(shared);
+        }
+        let id = world.client.create(&sandbox, config).await?;
+        world.client.start(&id).await?;
+        let seen = world.client.shell(&id, SEEN).await?;
+        match &usual {
+            None => {
+                let pause = ["Uid:\t65535\t", "Gid:\t65535\t", "Groups:\t \n", "CapPrm:\t0000000000000000\n"];
+                let at = |word: &&str| !seen.contains(*word);
+                let missing: Vec<_> = pause
+                    .iter()
+                    .chain(&["NoNewPrivs:\t1\nSeccomp:\t2\n", "read-only\n"])
+                    .filter(|word| at(word))
+                    .collect();
+                ensure!(missing.is_empty() && seen.contains("Uid:\t0\t"), "{missing:?} not in {seen}");
+                ensure!(seen.matches("read-only").count() == 1, "pause's root alone is read-only: {seen}");
+                usual = Some(seen);
+            }
+            Some(usual) => ensure!(seen == *usual, "{name}: {seen}\nand not\n{usual}"),
+        }
+        world.client.end(&sandbox).await?;
+    }
+    Ok(())
+}

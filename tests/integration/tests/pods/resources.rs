@@ -242,3 +242,73 @@ pub(crate) async fn huge_pages_that_cannot_be_limited_are_named(world: Arc<World
     ensure!(format!("{error:#}").contains("hugetlb.3MB"), "{error:#}");
     world.client.end(&sandbox).await
 }
+
+fn with_resources(name: &str, resources: cri::LinuxContainerResources) -> cri::ContainerConfig {
+    let mut config = container(name, BUSYBOX, &["/bin/sleep", "1000"]);
+    if let Some(linux) = config.linux.as_mut() {
+        linux.resources = Some(resources);
+    }
+    config
+}
+
+pub(crate) async fn huge_pages_are_limited_where_the_machine_can(world: Arc<World>) -> Outcome {
+    const LIMIT: u64 = 2 << 20;
+    let sandbox = world.sandbox("huge-limit").await?;
+    let hugepage_limits = vec![cri::HugepageLimit { page_size: "2MB".into(), limit: LIMIT }];
+    let config = with_resources("c", cri::LinuxContainerResources { hugepage_limits, ..Default::default() });
+    let created = world.client.create(&sandbox, config).await;
+    let controllers = std::fs::read_to_string("/sys/fs/cgroup/cgroup.controllers").unwrap_or_default();
+    let can_limit =
+        Path::new("/sys/fs/cgroup/hugetlb").exists() || controllers.split_whitespace().any(|name| name == "hugetlb");
+    if !(can_limit && Path::new("/sys/kernel/mm/hugepages/hugepages-2048kB").exists()) {
+        println!(
+            "skipped in part: no cgroup hierarchy of this machine has hugetlb for 2 MiB pages, so their limit is refused"
+        );
+        let Err(error) = created else { bail!("a limit that nothing enforces is accepted") };
+        ensure!(format!("{error:#}").contains("hugetlb.2MB"), "{error:#}");
+        return world.client.end(&sandbox).await;
+    }
+    let id = created?;
+    world.client.start(&id).await?;
+    let file = if cgroup_v1() { "hugetlb/hugetlb.2MB.limit_in_bytes" } else { "hugetlb.2MB.max" };
+    let limit = world.client.shell(&id, &format!("cat /sys/fs/cgroup/{file}")).await?;
+    ensure!(limit.trim() == LIMIT.to_string(), "{limit}");
+    world.client.end(&sandbox).await
+}
+
+pub(crate) async fn memory_and_swap_are_limited_together(world: Arc<World>) -> Outcome {
+    let accounted = if cgroup_v1() {
+        Path::new("/sys/fs/cgroup/memory/memory.memsw.limit_in_bytes").exists()
+    } else {
+        // The root has no file of it; any group below has.
+        std::fs::read_dir("/sys/fs/cgroup")?.flatten().any(|entry| entry.path().join("memory.swap.max").exists())
+    };
+    if !accounted {
+        println!("skipped: this kernel counts no swap (swapaccount=0)");
+        return Ok(());
+    }
+    let sandbox = world.sandbox("swap").await?;
+    let limits = |memory: i64, both: i64| cri::LinuxContainerResources {
+        memory_limit_in_bytes: memory * MIB,
+        memory_swap_limit_in_bytes: both * MIB,
+        ..Default::default()
+    };
+    let id = world.client.create(&sandbox, with_resources("c", limits(64, 96))).await?;
+    world.client.start(&id).await?;
+    // The first version counts both together, the second swap alone.
+    let file = if cgroup_v1() { "memory/memory.memsw.limit_in_bytes" } else { "memory.swap.max" };
+    for (memory, both) in [(64, 96), (128, 128), (64, 256)] {
+        if (memory, both) != (64, 96) {
+            update(&world.client, &id, limits(memory, both)).await?;
+        }
+        let seen = world.client.shell(&id, &format!("{}; cat /sys/fs/cgroup/{file}", limit_of_memory())).await?;
+        let swap = if cgroup_v1() { both } else { both - memory };
+        ensure!(seen == format!("{}\n{}\n", memory * MIB, swap * MIB), "{memory} and {both}: {seen}");
+        let told = told(&world.client, &id).await?;
+        ensure!(told.memory_swap_limit_in_bytes == both * MIB, "{told:?}");
+    }
+    // Less than the memory alone can't be.
+    let refused = world.client.create(&sandbox, with_resources("less", limits(64, 32))).await;
+    ensure!(refused.is_err(), "less memory and swap than memory");
+    world.client.end(&sandbox).await
+}
