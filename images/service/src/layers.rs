@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use images_registry::{Auth, Descriptor, Reference};
-use images_store::{Beginning, LayerSource, StoreError};
+use images_store::{Beginning, Begun, LayerSource, StoreError};
 use tokio::sync::Semaphore;
 
 use crate::progress::Progress;
@@ -107,15 +107,20 @@ async fn fetch(
     }
 }
 
-/// What is here of a layer. The thread of a pull that was given up a moment ago may still be at it.
+/// What is here of a layer; nothing where it is to be fetched whole. The thread of a pull that was given up a moment ago may
+/// still be at it, and is waited for, no thread being held up.
 async fn begin(shared: &Arc<Shared>, source: &LayerSource) -> Option<Beginning> {
     const TRIES_MAX: u32 = 20;
     const PAUSE: Duration = Duration::from_millis(50);
+    let (digest, size_bytes) = (source.digest, source.size_bytes);
     for _try in 0..TRIES_MAX {
-        if let Some(beginning) = shared.store.begin(source.digest, source.size_bytes) {
-            return Some(beginning);
+        let store = shared.store.clone();
+        let begun = tokio::task::spawn_blocking(move || store.begin(digest, size_bytes)).await;
+        match begun.ok()? {
+            Begun::Yours(beginning) => return Some(beginning),
+            Begun::TooMany => return None,
+            Begun::Taken => tokio::time::sleep(PAUSE).await,
         }
-        tokio::time::sleep(PAUSE).await;
     }
     None
 }

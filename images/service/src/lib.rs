@@ -371,14 +371,15 @@ impl Images {
         FsUsage { path: self.0.store.root().to_owned(), bytes: usage.bytes, inodes: usage.inodes }
     }
 
-    /// Takes away every image that no container holds and nobody pinned, and what no image needs.
+    /// Takes away every image that no container holds and nobody pinned, what no image needs, and what broken pulls left.
     ///
     /// # Errors
     /// The disk's.
     pub async fn prune(&self) -> Result<PruneReport, ImageError> {
         let store = self.0.store.clone();
         blocking("prune", move || {
-            let mut report = PruneReport::default();
+            // Whoever prunes wants the room.
+            let mut report = PruneReport { bytes: store.discard_beginnings(), ..PruneReport::default() };
             for image in store.list() {
                 if image.pinned || store.is_held(&image) {
                     continue;

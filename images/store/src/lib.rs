@@ -30,6 +30,7 @@ pub use digest::{Digest, DigestError};
 pub use error::{ArchiveError, ChainError, DocumentError, Kind, StoreError};
 pub use image::{Image, ImageLayer};
 pub use store::{
-    BEGINNING_BYTES_MIN, Beginning, Collected, LayerSource, Lease, Pin, Root, RootAttributes, Store, Usage,
+    BEGINNING_AGE_MAX, BEGINNING_BYTES_MIN, BEGINNINGS_BYTES_MAX, Beginning, Begun, Collected, LayerSource, Lease, Pin,
+    Root, RootAttributes, Store, Usage,
 };
 pub use stream::{LayerError, UnpackFailure};

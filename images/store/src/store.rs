@@ -21,7 +21,7 @@ mod record;
 mod scan;
 mod state;
 
-pub use beginning::{BEGINNING_BYTES_MIN, Beginning};
+pub use beginning::{BEGINNING_AGE_MAX, BEGINNING_BYTES_MIN, BEGINNINGS_BYTES_MAX, Beginning, Begun};
 pub use collect::Collected;
 pub use ingest::LayerSource;
 pub(crate) use ingest::Spool;

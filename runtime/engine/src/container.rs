@@ -15,7 +15,9 @@ use runtime_lifecycle::{
 use runtime_wire::{Answer, ContainerSpec, FailureKind, Request, Root};
 
 use crate::{
-    Engine, EngineError, EventKind, blocking, cdi, disk,
+    Engine, EngineError, EventKind,
+    anonymous::{self, Volume},
+    blocking, cdi, disk,
     flights::Entered,
     imagefiles, logpath, now,
     records::{self, StoredContainer},
@@ -38,6 +40,12 @@ struct Plan {
     record: ContainerRecord,
     spec: ContainerSpec,
     process: oci_spec::runtime::Process,
+    /// The directory of all that it writes.
+    layer: PathBuf,
+    /// Directories that the image calls volumes, to be filled from its layers.
+    volumes: Vec<Volume>,
+    lowers: Vec<PathBuf>,
+    mount_label: Option<String>,
 }
 
 impl Engine {
@@ -136,9 +144,10 @@ impl Engine {
         })?;
         let root_attributes = layers.attributes;
         let mut held = volumes::hold(&self.images, id, &config.mounts)?;
+        self.modules.settled(&config.security).await?;
         let (engine, placed, planned) = (Arc::clone(self), Arc::clone(pod), id.clone());
         let mut plan = blocking(move || engine.plan(&placed, &planned, config, layers)).await?;
-        let layer = records::layer(&self.config.root, id);
+        let layer = plan.layer.clone();
         let mut directories = vec![layer.clone(), layer.join("upper"), layer.join("work")];
         if volumes::complete(&mut held.volumes, &layer) {
             directories.push(layer.join(volumes::EMPTY));
@@ -160,6 +169,11 @@ impl Engine {
         container.save()?;
         for directory in directories {
             fs::create_dir(&directory).map_err(disk("make", directory))?;
+        }
+        if !plan.volumes.is_empty() {
+            let (volumes, lowers, label) = (plan.volumes, plan.lowers, plan.mount_label);
+            let (user, into) = (pod.config.namespaces.user, layer.clone());
+            blocking(move || anonymous::make(&volumes, &into, &lowers, user, label.as_deref())).await?;
         }
         userns::give(&layer.join("upper"), pod.config.namespaces.user)?;
         crate::imagefiles::dress(&layer.join("upper"), root_attributes, pod.config.namespaces.user)
@@ -191,6 +205,8 @@ impl Engine {
         let cgroup = self.container_cgroup(pod, id);
         let dir = crate::records::PodDirectory::new(&self.config.run, &pod.id);
         let log = logpath::of(pod, &config)?;
+        let layer = records::layer(&self.config.root, id);
+        let volumes = anonymous::of(&layers.config, &config.mounts, &layer)?;
         let mut spec = spec::build(Placement {
             sandbox: &pod.config,
             config: &config,
@@ -200,12 +216,13 @@ impl Engine {
             cgroup: &cgroup,
             available: &self.capabilities,
             devices: &devices,
+            volumes: &volumes,
             seccomp: profile,
             labels: &labels,
         })?;
         cdi.apply(&mut spec)?;
         let process = spec.process().clone().expect("built with one");
-        let layer = records::layer(&self.config.root, id);
+        let lowers = if volumes.is_empty() { Vec::new() } else { layers.lowers.clone() };
         let spec = ContainerSpec {
             id: id.to_string(),
             spec,
@@ -239,7 +256,7 @@ impl Engine {
             config,
             state: ContainerState::Creating,
         };
-        Ok(Plan { record, spec, process })
+        Ok(Plan { record, spec, process, layer, volumes, lowers, mount_label: labels.mounts })
     }
 
     /// The container whose processes are to be seen: one of the same pod, that runs.
@@ -287,12 +304,8 @@ impl Engine {
         }
         container.step(ContainerEvent::StartAsked)?;
         // The end of a very short program may be heard of before the answer that it was started is taken.
-        container.keep_ends();
-        let started = self.ask_to_start(container, &link).await;
-        for end in container.kept_ends() {
-            self.end(container, end);
-        }
-        started
+        let _told_at_the_end = container.keep_ends(|end| self.end(container, end));
+        self.ask_to_start(container, &link).await
     }
 
     async fn ask_to_start(&self, container: &Container, link: &Link) -> Result<(), EngineError> {

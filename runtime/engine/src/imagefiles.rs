@@ -22,6 +22,10 @@ use runtime_sys::{
     fs::{Kind, Open, Resolve, fchmod, fchown, fgetxattr, fstat, open, openat2, readlinkat},
 };
 
+mod copy;
+
+pub(crate) use copy::{Copied, Copies, CopyError, copy};
+
 /// Largest account file read, in bytes: a thousand times a usual one.
 const FILE_BYTES_MAX: u64 = 1024 * 1024;
 
@@ -65,8 +69,29 @@ pub(crate) fn read(layers: &[PathBuf], path: &str) -> Result<String, SysError> {
     Ok(String::from_utf8_lossy(&bytes).into_owned())
 }
 
-/// Finds the regular file `path`. Walks component by component: at each, the topmost layer that has it decides.
+/// Opens the regular file `path`.
 fn find(roots: &[OwnedFd], path: &Path) -> Result<Option<OwnedFd>, SysError> {
+    match walk(roots, path)? {
+        Place::File { at, layer } => {
+            let how = Open::READ | Open::NON_BLOCK | Open::NO_FOLLOW;
+            openat2(&roots[layer], &at, how, 0, Resolve::IN_ROOT | Resolve::NO_SYMLINKS).map(Some)
+        }
+        Place::Nothing | Place::Directory { .. } => Ok(None),
+    }
+}
+
+/// What is at the end of a path, links followed.
+enum Place {
+    /// Nothing, or nothing that is opened.
+    Nothing,
+    /// A directory, and which layers show something of it, the topmost first.
+    Directory { at: PathBuf, layers: Vec<usize> },
+    /// A regular file, and the layer that it is in.
+    File { at: PathBuf, layer: usize },
+}
+
+/// Walks component by component: at each, the topmost layer that has it decides.
+fn walk(roots: &[OwnedFd], path: &Path) -> Result<Place, SysError> {
     let mut left: VecDeque<OsString> = components(path);
     let mut at = PathBuf::new();
     // Which layers show the directory `at`, by stages, so that `..` can go back.
@@ -76,7 +101,7 @@ fn find(roots: &[OwnedFd], path: &Path) -> Result<Option<OwnedFd>, SysError> {
     while let Some(name) = left.pop_front() {
         walked += 1;
         if walked > COMPONENTS_MAX {
-            return Ok(None);
+            return Ok(Place::Nothing);
         }
         if name == ".." {
             if at.pop() {
@@ -87,7 +112,7 @@ fn find(roots: &[OwnedFd], path: &Path) -> Result<Option<OwnedFd>, SysError> {
         let here = visible.last().expect("the root's is never popped");
         let path = at.join(&name);
         match look(roots, here, &path)? {
-            Found::Nothing => return Ok(None),
+            Found::Nothing => return Ok(Place::Nothing),
             Found::Directory(layers) => {
                 visible.push(layers);
                 at = path;
@@ -95,7 +120,7 @@ fn find(roots: &[OwnedFd], path: &Path) -> Result<Option<OwnedFd>, SysError> {
             Found::Link(target) => {
                 links += 1;
                 if links > LINKS_MAX {
-                    return Ok(None);
+                    return Ok(Place::Nothing);
                 }
                 if target.has_root() {
                     at = PathBuf::new();
@@ -105,20 +130,11 @@ fn find(roots: &[OwnedFd], path: &Path) -> Result<Option<OwnedFd>, SysError> {
                     left.push_front(part);
                 }
             }
-            Found::File(layer) if left.is_empty() => {
-                return openat2(
-                    &roots[layer],
-                    &path,
-                    Open::READ | Open::NON_BLOCK | Open::NO_FOLLOW,
-                    0,
-                    Resolve::IN_ROOT | Resolve::NO_SYMLINKS,
-                )
-                .map(Some);
-            }
-            Found::File(_) => return Ok(None),
+            Found::File(layer) if left.is_empty() => return Ok(Place::File { at: path, layer }),
+            Found::File(_) => return Ok(Place::Nothing),
         }
     }
-    Ok(None)
+    Ok(Place::Directory { at, layers: visible.pop().expect("the root's is never popped") })
 }
 
 enum Found {

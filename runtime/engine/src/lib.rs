@@ -4,6 +4,7 @@
 //! supervisors, records, events, figures. *Not here*: gRPC (that is `runtime/cri`), what a step means (`runtime/lifecycle`
 //! decides), system calls for containers (`runtime/supervisor` makes them). Lists and status are answered from memory.
 
+mod anonymous;
 mod attach;
 mod bootid;
 mod cdi;
@@ -12,6 +13,8 @@ mod container;
 mod error;
 mod event;
 mod exec;
+#[cfg(test)]
+mod fixtures;
 mod flights;
 mod forward;
 mod imagefiles;
@@ -62,9 +65,9 @@ pub use recovery::Recovered;
 pub use runtime_lifecycle::{ContainerConfig, SandboxConfig};
 pub use runtime_wire::Exit;
 pub use stats::{
-    CgroupUsage, ContainerFigures, ContainerUsage, DeviceTraffic, Disk, Figures, HugePages, Interface, LayerUsage,
-    LayersUsage, MachineFigures, MemoryFigures, NetworkUsage, OpenFiles, Pressure, SandboxFigures, SandboxUsage, Stall,
-    StallTime, Swap, Throttling, Traffic, Used,
+    CgroupUsage, ContainerFigures, ContainerUsage, DeviceCost, DeviceTraffic, Disk, Figures, HugePages, Interface,
+    LayerUsage, LayersUsage, MachineFigures, MemoryFigures, NetworkUsage, OpenFiles, Pressure, SandboxFigures,
+    SandboxUsage, Stall, StallTime, Swap, Throttling, Traffic, Used,
 };
 pub use streams::{Input, Output, Streams, Terminal, Wanted};
 pub use update::SandboxChange;

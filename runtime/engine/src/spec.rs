@@ -17,7 +17,7 @@ use oci_spec::{
 };
 use runtime_lifecycle::{ContainerConfig, NetworkMode, PidMode, Privilege, SandboxConfig, Terminal, UserMode};
 
-use crate::{EngineError, lsm::Labels, users::Resolved};
+use crate::{EngineError, anonymous::Volume, lsm::Labels, users::Resolved};
 
 mod capabilities;
 mod devices;
@@ -77,6 +77,8 @@ pub(crate) struct Placement<'a> {
     /// What this daemon holds, and so can give.
     pub(crate) available: &'a HashSet<Capability>,
     pub(crate) devices: &'a [HostDevice],
+    /// Directories that the image calls volumes.
+    pub(crate) volumes: &'a [Volume],
     /// A profile of the host, read.
     pub(crate) seccomp: Option<LinuxSeccomp>,
     /// Of the kernel's security modules.

@@ -18,16 +18,18 @@ use runtime_sys::{
     process::start_ticks,
 };
 
-use crate::{Engine, EngineError, blocking, boot_time, now, records, world::lock};
+use crate::{Engine, EngineError, anonymous, blocking, boot_time, now, records, world::lock};
 
 mod figures;
 mod layers;
 mod rates;
 
 pub use figures::{ContainerFigures, Disk, MachineFigures, SandboxFigures};
+use layers::Budget;
 pub use layers::LayerUsage;
 pub use runtime_sys::cgroup::{
-    DeviceTraffic, Figures, HugePages, MemoryFigures, Pressure, Stall, StallTime, Swap, Throttling, Usage as Used,
+    DeviceCost, DeviceTraffic, Figures, HugePages, MemoryFigures, Pressure, Stall, StallTime, Swap, Throttling,
+    Usage as Used,
 };
 pub use runtime_sys::netdev::{Interface, Traffic};
 pub use runtime_sys::openfiles::OpenFiles;
@@ -103,7 +105,7 @@ impl Engine {
     /// One container's.
     pub async fn container_usage(self: &Arc<Self>, id: &ContainerId) -> Result<ContainerUsage, EngineError> {
         let (engine, record) = (Arc::clone(self), self.container(id)?);
-        let usage = blocking(move || Ok(engine.measure(record))).await?;
+        let usage = blocking(move || Ok(engine.measure(record, &Budget::of_a_list()))).await?;
         self.meters.layers.walk_behind();
         Ok(usage)
     }
@@ -115,8 +117,9 @@ impl Engine {
     ) -> Result<Vec<ContainerUsage>, EngineError> {
         let (engine, records) = (Arc::clone(self), self.containers(filter));
         let usages = blocking(move || {
+            let budget = Budget::of_a_list();
             let running = records.into_iter().filter(|record| record.state.process().is_some());
-            Ok(running.map(|record| engine.measure(record)).collect())
+            Ok(running.map(|record| engine.measure(record, &budget)).collect())
         })
         .await?;
         self.tidy_meters();
@@ -146,8 +149,9 @@ impl Engine {
         let (engine, records) = (Arc::clone(self), self.containers(&ContainerFilter::default()));
         let usage = blocking(move || {
             let mut sum = LayersUsage { path: records::layers(&engine.config.root), bytes: 0, inodes: 1 };
+            let budget = Budget::of_a_list();
             for record in records {
-                let layer = engine.layer(&record.id);
+                let layer = engine.layer(&record.id, &budget);
                 sum.bytes = sum.bytes.saturating_add(layer.bytes.unwrap_or(0));
                 sum.inodes = sum.inodes.saturating_add(layer.inodes.unwrap_or(0));
             }
@@ -166,24 +170,27 @@ impl Engine {
         }
     }
 
-    fn layer(&self, id: &ContainerId) -> LayerUsage {
-        let layer = self.meters.layers.usage(id, records::layer(&self.config.root, id).join("upper"));
+    fn layer(&self, id: &ContainerId, budget: &Budget) -> LayerUsage {
+        let own = records::layer(&self.config.root, id);
+        // What the image calls volumes is written on the same disk.
+        let walked = if own.join(anonymous::VOLUMES).is_dir() { own } else { own.join("upper") };
+        let layer = self.meters.layers.usage(id, walked, budget);
         // Whoever asks for its file system asks once for all layers.
         LayerUsage { path: records::layers(&self.config.root), ..layer }
     }
 
-    fn measure(&self, record: Arc<ContainerRecord>) -> ContainerUsage {
+    fn measure(&self, record: Arc<ContainerRecord>, budget: &Budget) -> ContainerUsage {
         let usage = record.state.process().and_then(|_| self.read(&record.cgroup, started(&record)));
-        let layer = self.layer(&record.id);
+        let layer = self.layer(&record.id, budget);
         ContainerUsage { record, usage, layer }
     }
 
     fn measure_sandboxes(&self, records: Vec<Arc<SandboxRecord>>) -> Vec<SandboxUsage> {
         let mut containers = self.containers_by_sandbox();
-        let shared = self.shared_parents();
+        let (shared, budget) = (self.shared_parents(), Budget::of_a_list());
         let one = |record: Arc<SandboxRecord>| {
             let containers = containers.remove(&record.id).unwrap_or_default();
-            let containers: Vec<_> = containers.into_iter().map(|record| self.measure(record)).collect();
+            let containers: Vec<_> = containers.into_iter().map(|record| self.measure(record, &budget)).collect();
             let usage = if is_alone(&shared, pod_cgroup(&record)) {
                 self.read(pod_cgroup(&record), young(record.created_at))
             } else {

@@ -207,9 +207,11 @@ impl Container {
         self.put(&record)
     }
 
-    /// From now on ends are kept back.
-    pub(crate) fn keep_ends(&self) {
+    /// From now on ends are kept back, until the answer is dropped, by a panic too: then they go to `tell`. Whoever starts
+    /// the container has one.
+    pub(crate) fn keep_ends<F: FnMut(ContainerEvent)>(&self, tell: F) -> KeptEnds<'_, F> {
         *lock(&self.early_ends) = Some(Vec::new());
+        KeptEnds { container: self, tell }
     }
 
     /// Keeps an end back, or answers with it.
@@ -223,11 +225,6 @@ impl Container {
         }
     }
 
-    /// What was kept back. From now on nothing is.
-    pub(crate) fn kept_ends(&self) -> Vec<ContainerEvent> {
-        lock(&self.early_ends).take().unwrap_or_default()
-    }
-
     /// Returns once it has ended.
     pub(crate) async fn ended(&self) {
         // The sender lives as long as `self`.
@@ -237,6 +234,19 @@ impl Container {
     pub(crate) fn forget_files(&self) -> Result<(), EngineError> {
         records::remove(&self.dir.container(&self.id))?;
         records::remove(&self.dir.exit(&self.id))
+    }
+}
+
+/// A container's ends are kept back while this lives.
+pub(crate) struct KeptEnds<'a, F: FnMut(ContainerEvent)> {
+    container: &'a Container,
+    tell: F,
+}
+
+impl<F: FnMut(ContainerEvent)> Drop for KeptEnds<'_, F> {
+    fn drop(&mut self) {
+        let kept = lock(&self.container.early_ends).take();
+        kept.into_iter().flatten().for_each(&mut self.tell);
     }
 }
 
@@ -371,4 +381,54 @@ fn unique<'a, I: Clone + 'a>(
 /// The name that a container holds.
 pub(crate) fn name_of(record: &ContainerRecord) -> ContainerName {
     ContainerName { sandbox: record.sandbox.clone(), name: record.config.name.clone(), attempt: record.config.attempt }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::panic::{AssertUnwindSafe, catch_unwind};
+
+    use runtime_lifecycle::{ContainerId, Exit, RECORD_VERSION, Timestamp};
+
+    use super::*;
+    use crate::fixtures;
+
+    fn container() -> Container {
+        let (id, sandbox) = (ContainerId::from_random([1; 32]), SandboxId::from_random([2; 32]));
+        let dir = PodDirectory::new("/nowhere".as_ref(), &sandbox);
+        let config = fixtures::container();
+        let record = ContainerRecord {
+            version: RECORD_VERSION,
+            id,
+            sandbox,
+            config,
+            image_id: "i".to_owned(),
+            volume_images: Vec::new(),
+            created_at: Timestamp(0),
+            log: "/log".into(),
+            cgroup: "/c".to_owned(),
+            uid: 0,
+            gid: 0,
+            groups: Vec::new(),
+            stop_signal: 15,
+            resources: None,
+            state: ContainerState::Starting,
+        };
+        Container::new(StoredContainer { record, process: Process::default() }, dir)
+    }
+
+    #[test]
+    fn ends_that_were_kept_are_told_whatever_becomes_of_the_start() {
+        let container = container();
+        let end = || ContainerEvent::Died { exit: Exit::observed(0, false), since: None, at: Timestamp(1) };
+        for start in [|| (), || panic!("as a test wants it")] {
+            let mut told = Vec::new();
+            let started = catch_unwind(AssertUnwindSafe(|| {
+                let _kept = container.keep_ends(|end| told.push(end));
+                assert_eq!(container.keep_end(end()), None);
+                start();
+            }));
+            assert_eq!(told, [end()], "{started:?}");
+            assert_eq!(container.keep_end(end()), Some(end()), "later ones are told at once");
+        }
+    }
 }

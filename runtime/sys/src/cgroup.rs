@@ -16,7 +16,7 @@ use crate::rootfs::c_path;
 
 mod figures;
 mod usage;
-pub use figures::{DeviceTraffic, Figures, HugePages, Limits, MemoryFigures, Throttling, huge_page_sizes};
+pub use figures::{DeviceCost, DeviceTraffic, Figures, HugePages, Limits, MemoryFigures, Throttling, huge_page_sizes};
 pub use usage::{Pressure, Stall, StallTime, Swap, USAGE_CONTROLLERS, Usage};
 
 /// Controllers of version 1 that are used; a hierarchy with none of them (`name=systemd`) is left alone.

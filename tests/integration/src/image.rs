@@ -178,6 +178,20 @@ pub fn image(dialect: Dialect, layers: &[(Packing, Vec<Entry>)], command: &[&str
     Ok(Image { manifest, config, layers: blobs })
 }
 
+/// The same image with one more field of its configuration's `config`.
+///
+/// # Errors
+/// When its documents aren't those that [`image`] makes.
+pub fn configured(image: &Image, field: &str, value: serde_json::Value) -> anyhow::Result<Image> {
+    let mut config: serde_json::Value = serde_json::from_slice(&image.config.bytes)?;
+    config["config"][field] = value;
+    let config = Blob { media_type: image.config.media_type.clone(), bytes: serde_json::to_vec(&config)? };
+    let mut manifest: serde_json::Value = serde_json::from_slice(&image.manifest.bytes)?;
+    manifest["config"] = config.descriptor();
+    let manifest = Blob { media_type: image.manifest.media_type.clone(), bytes: serde_json::to_vec(&manifest)? };
+    Ok(Image { manifest, config, layers: image.layers.clone() })
+}
+
 /// An index that names `images`, the first for this machine's architecture, the others for one that nobody has.
 pub fn index(dialect: Dialect, images: &[&Image]) -> Blob {
     let media_type = match dialect {

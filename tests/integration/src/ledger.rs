@@ -137,15 +137,18 @@ fn namespaces() -> BTreeSet<String> {
     named.filter(|name| name.contains("podwright") || name.contains("pwt-")).collect()
 }
 
+/// What our tests and their nodes leave on disk: in places that others use too, what carries this run's name.
 fn files() -> BTreeSet<String> {
-    ["/run", "/var/lib", "/dev/shm"]
-        .into_iter()
-        .map(PathBuf::from)
-        .chain([std::env::temp_dir()])
-        .flat_map(|folder| fs::read_dir(folder).into_iter().flatten().flatten())
-        .map(|entry| entry.path().display().to_string())
-        .filter(|name| name.contains("podwright"))
-        .collect()
+    let listed = |folder: PathBuf| -> Vec<String> {
+        let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.map(|entry| entry.path().display().to_string()).collect()
+    };
+    let own = machine::scratch_prefix();
+    let shared = [PathBuf::from("/dev/shm"), std::env::temp_dir()].into_iter().flat_map(listed);
+    // No test may use the places of an installed node.
+    let installed = ["/run", "/var/lib"].map(PathBuf::from).into_iter().flat_map(listed);
+    let scratch = shared.filter(|name| name.rsplit('/').next().is_some_and(|name| name.starts_with(&own)));
+    scratch.chain(installed.filter(|name| name.contains("podwright"))).collect()
 }
 
 fn sockets() -> BTreeSet<String> {
@@ -156,4 +159,18 @@ fn sockets() -> BTreeSet<String> {
         .filter(|path| path.contains("podwright"))
         .map(str::to_owned)
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_this_run_are_leaks_and_those_of_others_are_not() {
+        let before = Ledger(BTreeMap::from([("file", files())]));
+        let folder = |prefix: &str| tempfile::Builder::new().prefix(prefix).tempdir().expect("a directory");
+        let (ours, others) = (folder(&machine::scratch_prefix()), folder("podwright-test-1-"));
+        let left = Ledger(BTreeMap::from([("file", files())])).since(&before);
+        assert_eq!(left, [format!("file: {}", ours.path().display())], "{others:?}");
+    }
 }

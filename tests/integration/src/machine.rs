@@ -27,6 +27,11 @@ pub fn obstacle() -> Option<String> {
     None
 }
 
+/// What names of this run's directories in places that others use too begin with: what is left of them is a leak of ours.
+pub fn scratch_prefix() -> String {
+    format!("podwright-test-{}-", std::process::id())
+}
+
 /// Starts this program again in a new network namespace with loopback up, so that nothing a test does reaches the host's
 /// network; returns at once where that has happened. The mount namespace stays the host's, as a node's is.
 ///

@@ -52,8 +52,8 @@ impl Node {
     pub async fn start(options: Options) -> anyhow::Result<Node> {
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // On tmpfs, as a host's /run is.
-        let run = tempfile::Builder::new().prefix("podwright-test-").tempdir_in("/dev/shm")?;
-        let state = tempfile::Builder::new().prefix("podwright-test-").tempdir()?;
+        let run = tempfile::Builder::new().prefix(&machine::scratch_prefix()).tempdir_in("/dev/shm")?;
+        let state = tempfile::Builder::new().prefix(&machine::scratch_prefix()).tempdir()?;
         let hosts = state.path().join("certs.d/_default");
         std::fs::create_dir_all(&hosts)?;
         if let Some(mirror) = &options.mirror {

@@ -4,9 +4,10 @@
 #![expect(clippy::print_stdout, reason = "a test says why it is skipped")]
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
-use std::process::Command;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
 
+use libtest_mimic::{Arguments, Trial};
 use prost::Message;
 use prost_types::field_descriptor_proto::{Label, Type};
 use prost_types::{DescriptorProto, EnumDescriptorProto, FieldDescriptorProto, FileDescriptorProto, FileDescriptorSet};
@@ -44,16 +45,15 @@ struct Upstream {
 /// The methods of both services: a definition with fewer isn't the one that we mean.
 const METHODS: usize = 43;
 
-/// Runs the Go program; `None`, with a line that says why, where it isn't built.
-fn upstream() -> Option<Upstream> {
-    let Some(program) = std::env::var_os("PODWRIGHT_TEST_CRI_API").map(PathBuf::from).filter(|file| file.exists())
-    else {
-        println!("skipped: no PODWRIGHT_TEST_CRI_API (tests/integration/run builds it where Go 1.26 is)");
-        return None;
-    };
+/// The Go program, where it is built.
+fn program() -> Option<PathBuf> {
+    std::env::var_os("PODWRIGHT_TEST_CRI_API").map(PathBuf::from).filter(|file| file.exists())
+}
+
+fn upstream(program: &Path) -> Upstream {
     let output = Command::new(program).output().expect("the program runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    Some(serde_json::from_slice(&output.stdout).expect("the program prints JSON"))
+    serde_json::from_slice(&output.stdout).expect("the program prints JSON")
 }
 
 fn ours() -> FileDescriptorProto {
@@ -104,10 +104,8 @@ fn values(enumeration: &EnumDescriptorProto) -> BTreeMap<String, i32> {
     enumeration.value.iter().map(|value| (value.name().to_owned(), value.number())).collect()
 }
 
-#[test]
-fn every_field_and_method_is_upstreams() {
-    let Some(upstream) = upstream() else { return };
-    let ours = ours();
+fn every_field_and_method_is_upstreams(program: &Path) {
+    let (upstream, ours) = (upstream(program), ours());
     let named: BTreeSet<String> =
         ours.message_type.iter().map(|message| format!("runtime.v1.{}", message.name())).collect();
     assert_eq!(named, upstream.messages.keys().cloned().collect(), "the messages");
@@ -159,10 +157,8 @@ macro_rules! all_again {
     ($samples:expr, $($message:ident),*) => { $(again::<v1::$message>(stringify!($message), $samples);)* };
 }
 
-#[test]
-fn what_go_encodes_we_read_and_write_alike() {
-    let Some(upstream) = upstream() else { return };
-    let mut samples = upstream.samples;
+fn what_go_encodes_we_read_and_write_alike(program: &Path) {
+    let mut samples = upstream(program).samples;
     #[rustfmt::skip]
     all_again!(&mut samples,
     AttachRequest, AttachResponse, AuthConfig, Capability, CdiDevice, CheckpointContainerRequest,
@@ -204,4 +200,29 @@ fn what_go_encodes_we_read_and_write_alike() {
     WindowsNamespaceOption, WindowsNetworkInterfaceUsage, WindowsNetworkUsage, WindowsPodSandboxConfig,
     WindowsPodSandboxStats, WindowsProcessUsage, WindowsSandboxSecurityContext);
     assert!(samples.is_empty(), "not compared: {:?}", samples.keys());
+}
+
+type Test = fn(&Path);
+
+const TESTS: [(&str, Test); 2] = [
+    ("every_field_and_method_is_upstreams", every_field_and_method_is_upstreams),
+    ("what_go_encodes_we_read_and_write_alike", what_go_encodes_we_read_and_write_alike),
+];
+
+/// With a harness that can say that a test was not made: where there is no Go, nothing was compared.
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    let program = program();
+    if program.is_none() && !arguments.list {
+        println!("skipped: no PODWRIGHT_TEST_CRI_API (tests/integration/run builds it where Go 1.26 is)");
+    }
+    let trial = |(name, test): (&str, Test)| {
+        let given = program.clone();
+        let trial = Trial::test(name, move || {
+            test(&given.ok_or("PODWRIGHT_TEST_CRI_API names no program")?);
+            Ok(())
+        });
+        trial.with_ignored_flag(program.is_none())
+    };
+    libtest_mimic::run(&arguments, TESTS.map(trial).into()).exit_code()
 }

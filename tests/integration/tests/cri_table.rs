@@ -143,9 +143,9 @@ fn every_test_that_is_named_is_there() {
         sources(&root().join(folder), &mut all);
     }
     let mut missing = Vec::new();
-    for (title, section) in
-        sections().iter().filter(|(title, _)| !matches!(title.as_str(), "Announced" | "What isn't counted"))
-    {
+    // Tables of what isn't there.
+    let without = ["Announced", "What isn't counted", "Metrics that aren't told"];
+    for (title, section) in sections().iter().filter(|(title, _)| !without.contains(&title.as_str())) {
         for (row, tests) in rows(section) {
             if tests.is_empty() {
                 missing.push(format!("{title}: {row} names no test"));

@@ -29,8 +29,8 @@ enum Rubbish {
 }
 
 impl Store {
-    /// Removes blobs and layers that no name, no holder and no pull on its way needs, and what broken pulls left. Works on
-    /// a full disk. Goes on after an error and tells the first.
+    /// Removes blobs and layers that no name, no holder and no pull on its way needs, and what broken pulls left too long
+    /// ago or too much of. Works on a full disk. Goes on after an error and tells the first.
     ///
     /// # Errors
     /// The disk's.
@@ -39,7 +39,7 @@ impl Store {
         self.change(|_records| {})?;
         let mut collected = Collected::default();
         let mut failure = None;
-        collected.bytes = self.discard_beginnings();
+        collected.bytes = self.tidy_beginnings();
         for rubbish in self.rubbish() {
             match self.discard(rubbish, &mut collected) {
                 Ok(None) => {}

@@ -73,6 +73,15 @@ impl Pin {
     }
 }
 
+/// A beginning that was left for the next pull.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Left {
+    /// Its length.
+    pub(super) bytes: u64,
+    /// When somebody was at it last, in seconds since 1970: its file's time, so that it lasts over a restart.
+    pub(super) seconds: i64,
+}
+
 #[derive(Debug, Default)]
 pub(super) struct State {
     /// What `index.json` says.
@@ -89,8 +98,8 @@ pub(super) struct State {
     pub(super) leases: HashMap<Digest, usize>,
     /// Blobs on disk with their sizes.
     pub(super) blobs: HashMap<Digest, u64>,
-    /// Beginnings of blobs on disk that nobody is at, with their lengths.
-    pub(super) beginnings: HashMap<Digest, u64>,
+    /// Beginnings of blobs on disk that nobody is at.
+    pub(super) beginnings: HashMap<Digest, Left>,
     /// Blobs whose beginning somebody is at.
     pub(super) begun: HashSet<Digest>,
     /// Layers on disk.
@@ -120,8 +129,8 @@ impl State {
             // The layer's own directory and its marker.
             inodes: sum.inodes.saturating_add(layer.inodes).saturating_add(2),
         });
-        let files = self.blobs.values().chain(self.beginnings.values());
-        let blobs_bytes = files.fold(0_u64, |sum, size_bytes| sum.saturating_add(*size_bytes));
+        let files = self.blobs.values().copied().chain(self.beginnings.values().map(|left| left.bytes));
+        let blobs_bytes = files.fold(0_u64, u64::saturating_add);
         let blobs = u64::try_from(self.blobs.len() + self.beginnings.len()).unwrap_or(u64::MAX);
         Usage { bytes: layers.bytes.saturating_add(blobs_bytes), inodes: layers.inodes.saturating_add(blobs) }
     }

@@ -204,42 +204,42 @@ fn a_beginning_is_kept_and_gone_on_with() {
         }
     }
     let fixture = Fixture::new();
-    let begun = fixture.store.begin(layer.digest, size).unwrap();
+    let begun = fixture.store.begin(layer.digest, size).yours().unwrap();
     assert_eq!(begun.bytes(), 0);
-    assert!(fixture.store.begin(layer.digest, size).is_none(), "one at a time");
+    assert!(matches!(fixture.store.begin(layer.digest, size), Begun::Taken), "one at a time");
     let error = fixture.store.ingest_rest(&layer, begun, &mut broken(700_000)).unwrap_err();
     assert_eq!(error.kind(), Kind::Interrupted);
     fixture.nothing_half_made();
     assert_eq!(fixture.store.usage().bytes, 700_000, "it is told");
     // Over a restart, and broken once more.
     let fixture = fixture.reopened();
-    let begun = fixture.store.begin(layer.digest, size).unwrap();
+    let begun = fixture.store.begin(layer.digest, size).yours().unwrap();
     assert_eq!(begun.bytes(), 700_000);
     fixture.store.ingest_rest(&layer, begun, &mut Gone).unwrap_err();
-    let begun = fixture.store.begin(layer.digest, size).unwrap();
+    let begun = fixture.store.begin(layer.digest, size).yours().unwrap();
     assert_eq!(begun.bytes(), 700_000);
     fixture.store.ingest_rest(&layer, begun, &mut Cursor::new(&blob[700_000..])).unwrap();
     assert!(fixture.store.has_layer(&layer.diff_id) && fixture.store.has_blob(&layer.digest, size));
     assert_eq!(fs::read(fixture.path("blobs/sha256").join(layer.digest.hex())).unwrap(), blob);
     assert_eq!(names(&fixture.path("partial")), Vec::<String>::new());
 
-    // One that a power cut has spoiled goes, and so does one that nobody comes back for.
+    // One that a power cut has spoiled goes, and so do all when somebody asks for the room.
     let fixture = Fixture::new();
-    let begun = fixture.store.begin(layer.digest, size).unwrap();
+    let begun = fixture.store.begin(layer.digest, size).yours().unwrap();
     fixture.store.ingest_rest(&layer, begun, &mut broken(600_000)).unwrap_err();
     let file = fs::File::options().write(true).open(fixture.path("partial").join(layer.digest.hex())).unwrap();
     file.set_len(300_000).unwrap();
     file.set_len(600_000).unwrap();
-    let begun = fixture.store.begin(layer.digest, size).unwrap();
+    let begun = fixture.store.begin(layer.digest, size).yours().unwrap();
     let error = fixture.store.ingest_rest(&layer, begun, &mut Cursor::new(&blob[600_000..])).unwrap_err();
     assert_eq!(error.kind(), Kind::Invalid, "{error:?}");
-    let begun = fixture.store.begin(layer.digest, size).unwrap();
+    let begun = fixture.store.begin(layer.digest, size).yours().unwrap();
     assert_eq!(begun.bytes(), 0);
     fixture.store.ingest_rest(&layer, begun, &mut broken(600_000)).unwrap_err();
-    assert_eq!(fixture.store.collect().unwrap().bytes, 600_000);
+    assert_eq!(fixture.store.discard_beginnings(), 600_000);
     assert_eq!((names(&fixture.path("partial")), fixture.store.usage().bytes), (Vec::new(), 0));
     // What is quickly fetched again isn't kept.
-    let begun = fixture.store.begin(layer.digest, size).unwrap();
+    let begun = fixture.store.begin(layer.digest, size).yours().unwrap();
     fixture.store.ingest_rest(&layer, begun, &mut broken(1000)).unwrap_err();
     assert_eq!(names(&fixture.path("partial")), Vec::<String>::new());
 }

@@ -1,11 +1,11 @@
 use std::{fs, path::PathBuf};
 
 use oci_spec::runtime::{Linux, LinuxDeviceType, Mount, Process, Spec, User};
-use runtime_lifecycle::{ContainerConfig, ImageName, Resources, Security, Stdin, Terminal};
+use runtime_lifecycle::ContainerConfig;
 use tempfile::TempDir;
 
 use super::Devices;
-use crate::Kind;
+use crate::{Kind, fixtures};
 
 const GPUS: &str = r#"{
     "cdiVersion": "0.6.0", "kind": "vendor.test/gpu",
@@ -41,24 +41,9 @@ devices:
 
 fn config(names: &[&str], annotations: &[(&str, &str)]) -> ContainerConfig {
     ContainerConfig {
-        name: "main".to_owned(),
-        attempt: 0,
-        image: ImageName::default(),
-        command: Vec::new(),
-        args: Vec::new(),
-        working_dir: String::new(),
-        envs: Vec::new(),
-        mounts: Vec::new(),
-        devices: Vec::new(),
         cdi_devices: names.iter().map(|name| (*name).to_owned()).collect(),
-        labels: [].into(),
         annotations: annotations.iter().map(|(key, value)| ((*key).to_owned(), (*value).to_owned())).collect(),
-        log_path: PathBuf::new(),
-        stdin: Stdin::Closed,
-        terminal: Terminal::No,
-        resources: Resources::default(),
-        security: Security::default(),
-        stop_signal: None,
+        ..fixtures::container()
     }
 }
 

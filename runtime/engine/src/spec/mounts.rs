@@ -54,6 +54,9 @@ pub(super) fn all(placement: &Placement<'_>) -> Result<Vec<Mount>, EngineError> 
             volume(mount, config.security.privilege)?
         });
     }
+    for volume in placement.volumes {
+        volumes.push(bind(&volume.source, &volume.path, &["rbind", "rprivate", "rw"]));
+    }
     // Stable: two volumes at one place are made in the order that was asked for.
     volumes.sort_by_key(|mount| mount.destination().components().count());
     mounts.extend(volumes);

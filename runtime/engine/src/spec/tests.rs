@@ -5,13 +5,12 @@ use oci_spec::{
     runtime::{Capability, LinuxNamespaceType, Spec},
 };
 use runtime_lifecycle::{
-    CapabilityChange, ContainerConfig, EnvironmentVariable, ImageMount, ImageName, IpcMode, Metadata, Mount,
-    NamespaceModes, NetworkMode, PidMode, Privilege, Propagation, ReadOnly, Resources, SandboxConfig, Security, Stdin,
-    Terminal, UserMode,
+    CapabilityChange, ContainerConfig, EnvironmentVariable, ImageMount, IpcMode, Metadata, Mount, NamespaceModes,
+    NetworkMode, PidMode, Privilege, Propagation, ReadOnly, Resources, SandboxConfig, Security, Terminal, UserMode,
 };
 
 use super::{Placement, build, capabilities::held, exec_process};
-use crate::{EngineError, lsm::Labels, users::Resolved};
+use crate::{EngineError, anonymous::Volume, fixtures::container, lsm::Labels, users::Resolved};
 
 fn sandbox() -> SandboxConfig {
     SandboxConfig {
@@ -34,29 +33,6 @@ fn sandbox() -> SandboxConfig {
         overhead: Resources::default(),
         resources: Resources::default(),
         runtime_handler: String::new(),
-    }
-}
-
-fn container() -> ContainerConfig {
-    ContainerConfig {
-        name: "main".to_owned(),
-        attempt: 0,
-        image: ImageName::default(),
-        command: Vec::new(),
-        args: Vec::new(),
-        working_dir: String::new(),
-        envs: Vec::new(),
-        mounts: Vec::new(),
-        devices: Vec::new(),
-        cdi_devices: Vec::new(),
-        labels: [].into(),
-        annotations: [].into(),
-        log_path: "".into(),
-        stdin: Stdin::Closed,
-        terminal: Terminal::No,
-        resources: Resources::default(),
-        security: Security::default(),
-        stop_signal: None,
     }
 }
 
@@ -90,6 +66,7 @@ fn built(sandbox: &SandboxConfig, config: &ContainerConfig, image: &ImageConfigu
         cgroup: "/pods/c",
         available: &everything(),
         devices: &[],
+        volumes: &[Volume { path: "/from/image".to_owned(), source: "/layer/volumes/0".into() }],
         seccomp: None,
         labels: &Labels::default(),
     })
@@ -218,7 +195,7 @@ fn mounts_are_sorted_by_depth_and_replace_ours() {
         spec.mounts().iter().flatten().map(|mount| mount.destination().display().to_string()).collect();
     assert_eq!(
         places.join(" "),
-        "/proc /dev /dev/pts /dev/mqueue /sys /sys/fs/cgroup /etc/hostname /etc/resolv.conf /a /etc/hosts /dev/shm/ /a/b /a/b/c"
+        "/proc /dev /dev/pts /dev/mqueue /sys /sys/fs/cgroup /etc/hostname /etc/resolv.conf /a /etc/hosts /dev/shm/ /a/b /from/image /a/b/c"
     );
     for bad in ["", "relative", "/", "/a/../b", "/a\0"] {
         let config = ContainerConfig { mounts: vec![volume(bad)], ..container() };

@@ -9,7 +9,7 @@ use runtime_sys::{
     openfiles::{OpenFiles, open_files, open_files_limit},
 };
 
-use super::{LayerUsage, NetworkUsage, is_alone, network, pod_cgroup};
+use super::{Budget, LayerUsage, NetworkUsage, is_alone, network, pod_cgroup};
 use crate::{Engine, EngineError, blocking, now, records};
 
 /// Most processes of a container whose descriptors are counted: counting is a walk, and what goes beyond is not a service's
@@ -88,7 +88,7 @@ impl Engine {
 
     fn read_figures(&self) -> MachineFigures {
         let mut containers = self.containers_by_sandbox();
-        let shared = self.shared_parents();
+        let (shared, budget) = (self.shared_parents(), Budget::of_a_list());
         let mut sandboxes = Vec::new();
         for record in self.sandboxes(&SandboxFilter::default()) {
             if !record.state.is_ready() {
@@ -96,11 +96,11 @@ impl Engine {
             }
             let cgroup = pod_cgroup(&record).to_owned();
             let alone = is_alone(&shared, &cgroup);
-            let containers = containers.remove(&record.id).unwrap_or_default();
+            let containers = containers.remove(&record.id).unwrap_or_default().into_iter();
             sandboxes.push(SandboxFigures {
                 figures: Some(&cgroup).filter(|_| alone).and_then(|cgroup| open(cgroup)?.figures().ok()),
                 network: network(&record),
-                containers: containers.into_iter().filter_map(|record| self.container_figures(record)).collect(),
+                containers: containers.filter_map(|record| self.container_figures(record, &budget)).collect(),
                 record,
                 cgroup,
             });
@@ -114,7 +114,7 @@ impl Engine {
         MachineFigures { at: now(), sandboxes, disk: disk(&records::layers(&self.config.root)), device_names }
     }
 
-    fn container_figures(&self, record: Arc<ContainerRecord>) -> Option<ContainerFigures> {
+    fn container_figures(&self, record: Arc<ContainerRecord>, budget: &Budget) -> Option<ContainerFigures> {
         let group = open(&record.cgroup)?;
         let figures = group.figures().ok()?;
         let pids = group.pids().unwrap_or_default();
@@ -126,7 +126,7 @@ impl Engine {
             open.sockets = open.sockets.saturating_add(more.sockets);
         }
         let first = record.state.process()?;
-        let layer = self.layer(&record.id);
+        let layer = self.layer(&record.id, budget);
         let processes = u64::try_from(pids.len()).unwrap_or(u64::MAX);
         let open_files_limit = open_files_limit(first.pid).ok().flatten();
         Some(ContainerFigures { record, figures, layer, processes, open, open_files_limit })

@@ -310,12 +310,14 @@ pub(crate) fn words(text: &str) -> Vec<String> {
     all
 }
 
-/// The supervisor's program, built with the test's own profile.
+/// The supervisor's program, built with the test's own profile, and with the node's, whose features the dependencies were
+/// most likely built with already.
 fn supervisor() -> PathBuf {
     static BUILT: OnceLock<PathBuf> = OnceLock::new();
     let built = BUILT.get_or_init(|| {
         let done = Command::new(env!("CARGO"))
-            .args(["build", "--quiet", "-p", "runtime-supervisor", "--bin", "podwright-pod"])
+            .args(["build", "--quiet", "-p", "runtime-node", "-p", "runtime-supervisor", "--bins"])
+            .args(if cfg!(debug_assertions) { &[][..] } else { &["--release"][..] })
             .current_dir(env!("CARGO_MANIFEST_DIR"))
             .status()
             .expect("cargo runs");

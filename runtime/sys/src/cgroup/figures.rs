@@ -38,6 +38,10 @@ pub struct Throttling {
     pub throttled_periods: u64,
     /// Time that was waited, in nanoseconds.
     pub throttled_nanos: u64,
+    /// Periods in which it ran beyond its quota on what it had saved. Linux 5.15.
+    pub bursts: Option<u64>,
+    /// How long it did so, in nanoseconds. Linux 5.15.
+    pub burst_nanos: Option<u64>,
 }
 
 /// Memory in detail, in bytes where nothing else is said; groups below are counted in.
@@ -82,6 +86,21 @@ pub struct DeviceTraffic {
     pub reads: u64,
     /// Writes.
     pub writes: u64,
+    /// What the kernel's cost model says, where it is on; version 2 alone.
+    pub cost: DeviceCost,
+}
+
+/// Shares of a block device by the kernel's cost model (iocost), in microseconds of the device.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct DeviceCost {
+    /// Used.
+    pub usage_micros: Option<u64>,
+    /// Waited for.
+    pub wait_micros: Option<u64>,
+    /// In debt, having run ahead of its share.
+    pub indebt_micros: Option<u64>,
+    /// Delayed for its debts.
+    pub indelay_micros: Option<u64>,
 }
 
 /// Huge pages of one size.
@@ -136,7 +155,7 @@ impl Cgroup {
             usage,
             cpu_user_nanos: self.number("cpuacct", c"cpuacct.usage_user"),
             cpu_system_nanos: self.number("cpuacct", c"cpuacct.usage_sys"),
-            throttling: cpu.as_deref().and_then(|text| throttling(text, "throttled_time", 1)),
+            throttling: cpu.as_deref().and_then(|text| throttling(text, Times::NANOS)),
             memory: MemoryFigures {
                 cache: stat.or_zero("total_cache"),
                 mapped_file: stat.or_zero("total_mapped_file"),
@@ -174,7 +193,7 @@ impl Cgroup {
         Figures {
             cpu_user_nanos: micros("user_usec"),
             cpu_system_nanos: micros("system_usec"),
-            throttling: cpu.as_deref().and_then(|text| throttling(text, "throttled_usec", 1000)),
+            throttling: cpu.as_deref().and_then(|text| throttling(text, Times::MICROS)),
             memory: MemoryFigures {
                 cache: stat.or_zero("file"),
                 mapped_file: stat.or_zero("file_mapped"),
@@ -242,11 +261,28 @@ pub fn huge_page_sizes() -> Vec<String> {
     entries.flatten().filter_map(|entry| size(entry.file_name().to_string_lossy().into_owned())).collect()
 }
 
-fn throttling(text: &str, time: &str, nanos: u64) -> Option<Throttling> {
+/// What `cpu.stat` calls its times, and their unit.
+struct Times {
+    throttled: &'static str,
+    burst: &'static str,
+    nanos: u64,
+}
+
+impl Times {
+    /// Version 1.
+    const NANOS: Self = Self { throttled: "throttled_time", burst: "burst_time", nanos: 1 };
+    /// Version 2.
+    const MICROS: Self = Self { throttled: "throttled_usec", burst: "burst_usec", nanos: 1000 };
+}
+
+fn throttling(text: &str, times: Times) -> Option<Throttling> {
+    let time = |key| field(text, key).map(|time: u64| time.saturating_mul(times.nanos));
     Some(Throttling {
         periods: field(text, "nr_periods")?,
         throttled_periods: field(text, "nr_throttled")?,
-        throttled_nanos: field(text, time)?.saturating_mul(nanos),
+        throttled_nanos: time(times.throttled)?,
+        bursts: field(text, "nr_bursts"),
+        burst_nanos: time(times.burst),
     })
 }
 
@@ -300,7 +336,7 @@ fn devices_v1(bytes: &str, counts: &str) -> Vec<DeviceTraffic> {
     list
 }
 
-/// `253:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0` lines.
+/// `253:0 rbytes=4096 wbytes=0 rios=1 wios=0 dbytes=0 dios=0 cost.usage=7` lines.
 fn devices_v2(text: &str) -> Vec<DeviceTraffic> {
     let mut list = Vec::new();
     for line in text.lines() {
@@ -314,6 +350,10 @@ fn devices_v2(text: &str) -> Vec<DeviceTraffic> {
                 "wbytes" => device.written_bytes = value,
                 "rios" => device.reads = value,
                 "wios" => device.writes = value,
+                "cost.usage" => device.cost.usage_micros = Some(value),
+                "cost.wait" => device.cost.wait_micros = Some(value),
+                "cost.indebt" => device.cost.indebt_micros = Some(value),
+                "cost.indelay" => device.cost.indelay_micros = Some(value),
                 _ => {}
             }
         }
@@ -329,11 +369,16 @@ mod tests {
     fn device_lines_of_both_versions_say_the_same() {
         let bytes = "253:0 Read 4096\n253:0 Write 8192\n253:0 Sync 1\n253:0 Total 12288\nTotal 12288\n";
         let counts = "253:0 Read 1\n253:0 Write 2\n253:0 Total 3\nTotal 3\n";
+        let cost = DeviceCost::default();
         let expected =
-            DeviceTraffic { major: 253, minor: 0, read_bytes: 4096, written_bytes: 8192, reads: 1, writes: 2 };
+            DeviceTraffic { major: 253, minor: 0, read_bytes: 4096, written_bytes: 8192, reads: 1, writes: 2, cost };
         assert_eq!(devices_v1(bytes, counts), [expected]);
         assert_eq!(devices_v2("253:0 rbytes=4096 wbytes=8192 rios=1 wios=2 dbytes=0 dios=0\nx y=1\n"), [expected]);
         assert!(devices_v1("Total 0\n", "").is_empty());
+        let text = "8:0 rbytes=4096 wbytes=0 rios=1 wios=0 cost.vrate=100.00 cost.usage=5 cost.wait=6 cost.indebt=0\n";
+        let cost = devices_v2(text)[0].cost;
+        assert_eq!(cost, DeviceCost { usage_micros: Some(5), wait_micros: Some(6), indebt_micros: Some(0), ..cost });
+        assert_eq!(cost.indelay_micros, None);
     }
 
     #[test]
@@ -347,12 +392,14 @@ mod tests {
 
     #[test]
     fn throttling_in_either_unit() {
-        let expected = Throttling { periods: 5, throttled_periods: 2, throttled_nanos: 7_000 };
-        assert_eq!(
-            throttling("nr_periods 5\nnr_throttled 2\nthrottled_time 7000\n", "throttled_time", 1),
-            Some(expected)
-        );
-        let v2 = "usage_usec 1\nnr_periods 5\nnr_throttled 2\nthrottled_usec 7\n";
-        assert_eq!(throttling(v2, "throttled_usec", 1000), Some(expected));
+        let (bursts, burst_nanos) = (Some(3), Some(4_000));
+        let expected = Throttling { periods: 5, throttled_periods: 2, throttled_nanos: 7_000, bursts, burst_nanos };
+        let v1 = "nr_periods 5\nnr_throttled 2\nthrottled_time 7000\nnr_bursts 3\nburst_time 4000\n";
+        assert_eq!(throttling(v1, Times::NANOS), Some(expected));
+        let v2 = "usage_usec 1\nnr_periods 5\nnr_throttled 2\nthrottled_usec 7\nnr_bursts 3\nburst_usec 4\n";
+        assert_eq!(throttling(v2, Times::MICROS), Some(expected));
+        // Before 5.15.
+        let old = throttling("nr_periods 5\nnr_throttled 2\nthrottled_time 7000\n", Times::NANOS);
+        assert_eq!(old, Some(Throttling { bursts: None, burst_nanos: None, ..expected }));
     }
 }

@@ -66,6 +66,23 @@ pub(crate) async fn out_of_memory_is_told(world: Arc<World>) -> Outcome {
     world.client.end(&sandbox).await
 }
 
+pub(crate) async fn out_of_memory_of_a_child_is_told_with_the_first_ones_code(world: Arc<World>) -> Outcome {
+    let sandbox = world.sandbox("oom-child").await?;
+    for (name, code) in [("good", 0), ("bad", 5)] {
+        let script = format!("(x=a; while true; do x=$x$x; done); exit {code}");
+        let mut config = container(name, BUSYBOX, &["/bin/sh", "-c", &script]);
+        if let Some(linux) = config.linux.as_mut() {
+            linux.resources =
+                Some(cri::LinuxContainerResources { memory_limit_in_bytes: 16 << 20, ..Default::default() });
+        }
+        let id = world.client.create(&sandbox, config).await?;
+        world.client.start(&id).await?;
+        let status = world.client.wait(&id, Duration::from_secs(30)).await?;
+        ensure!(status.reason == "OOMKilled" && status.exit_code == code, "{status:?}");
+    }
+    world.client.end(&sandbox).await
+}
+
 /// Waits until a container's log has `word`.
 async fn says(world: &World, pod: &str, container: &str, word: &str) -> Outcome {
     let began = Instant::now();

@@ -5,6 +5,7 @@ use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, bail, ensure};
@@ -42,7 +43,7 @@ struct Pod {
 impl Crictl {
     fn of(node: &Node) -> anyhow::Result<Crictl> {
         let program = program().context("looked for before")?;
-        let folder = tempfile::Builder::new().prefix("podwright-test-").tempdir()?;
+        let folder = tempfile::Builder::new().prefix(&machine::scratch_prefix()).tempdir()?;
         Ok(Crictl { program, endpoint: node.endpoint(), folder })
     }
 
@@ -82,10 +83,10 @@ impl Crictl {
         Ok(String::from_utf8_lossy(&output.stderr).into_owned())
     }
 
-    /// What it prints when `input` is typed into it; with `terminal`, on one of its own.
+    /// What it prints when `input` is typed into it; with `terminal`, on one of its own, each line at a shell's prompt.
     fn typed(&self, input: &str, terminal: Terminal, arguments: &[&str]) -> anyhow::Result<String> {
         let mut command = self.command(arguments);
-        if terminal == Terminal::Own {
+        if terminal != Terminal::None {
             let words: Vec<String> = std::iter::once(command.get_program())
                 .chain(command.get_args())
                 .map(|word| format!("'{}'", word.to_string_lossy()))
@@ -95,15 +96,21 @@ impl Crictl {
         }
         let mut child = command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
         let mut stdin = child.stdin.take().context("stdin is a pipe")?;
+        let mut said = Said::of(child.stdout.take().context("stdout is a pipe")?);
+        let child = Running(child);
         for line in input.split_inclusive('\n') {
-            // A terminal's reader may flush what was typed before it was there.
-            pause(Duration::from_millis(if terminal == Terminal::Own { 300 } else { 0 }));
+            if terminal == Terminal::Attached {
+                // The prompt went by before this client came: an empty line brings another.
+                stdin.write_all(b"\n")?;
+            }
+            if terminal != Terminal::None {
+                said.wait_for("# ")?;
+            }
             stdin.write_all(line.as_bytes())?;
         }
         drop(stdin);
-        let child = Running(child);
         let output = child.ended(SOON)?;
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned() + &String::from_utf8_lossy(&output.stderr))
+        Ok(said.all()? + &String::from_utf8_lossy(&output.stderr))
     }
 
     fn write(&self, name: &str, value: &Value) -> anyhow::Result<String> {
@@ -142,10 +149,61 @@ impl Crictl {
 /// Where crictl's standard input comes from.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Terminal {
-    /// A pseudo-terminal, made by `script`.
+    /// A pseudo-terminal, made by `script`, of a shell that has yet to begin.
     Own,
+    /// Such a one, of a shell that is at its prompt.
+    Attached,
     /// A pipe.
     None,
+}
+
+/// What a child says, read while it says it.
+struct Said {
+    pieces: Receiver<Vec<u8>>,
+    bytes: Vec<u8>,
+    /// What comes from here on has not been waited for.
+    heard: usize,
+}
+
+impl Said {
+    fn of(mut stream: impl Read + Send + 'static) -> Said {
+        let (sender, pieces) = std::sync::mpsc::channel();
+        std::thread::spawn(move || {
+            let mut buffer = [0; 4096];
+            while let Ok(length @ 1..) = stream.read(&mut buffer) {
+                // Nobody listens any more: read on, or the child would wait for a reader.
+                let _ = sender.send(buffer[..length].to_vec());
+            }
+        });
+        Said { pieces, bytes: Vec::new(), heard: 0 }
+    }
+
+    /// Returns once it says `word`, behind what was waited for before.
+    fn wait_for(&mut self, word: &str) -> Outcome {
+        let until = Instant::now() + SOON;
+        loop {
+            let new = &self.bytes[self.heard..];
+            if new.windows(word.len()).any(|window| window == word.as_bytes()) {
+                self.heard = self.bytes.len();
+                return Ok(());
+            }
+            let left = until.saturating_duration_since(Instant::now());
+            let piece = self.pieces.recv_timeout(left);
+            let piece = piece.with_context(|| format!("no {word:?} in {:?}", String::from_utf8_lossy(new)))?;
+            self.bytes.extend(piece);
+        }
+    }
+
+    /// Everything, once it says no more.
+    fn all(mut self) -> anyhow::Result<String> {
+        loop {
+            match self.pieces.recv_timeout(SOON) {
+                Ok(piece) => self.bytes.extend(piece),
+                Err(RecvTimeoutError::Disconnected) => return Ok(String::from_utf8_lossy(&self.bytes).into_owned()),
+                Err(RecvTimeoutError::Timeout) => bail!("somebody has its output still open"),
+            }
+        }
+    }
 }
 
 /// A child that doesn't outlive its test.
@@ -491,7 +549,7 @@ pub(crate) async fn attach_reads_and_writes(world: Arc<World>) -> Outcome {
         ensure!(gone.contains(&id[..12]), "attach to an ended container: {gone}");
     }
     let id = crictl.container(&pod, "shell", "exec /bin/sh -i", json!({"stdin": true, "tty": true}))?;
-    let said = crictl.typed("echo $((6*7)); exit\n", Terminal::Own, &["attach", "-it", &id])?;
+    let said = crictl.typed("echo $((6*7)); exit\n", Terminal::Attached, &["attach", "-it", &id])?;
     ensure!(said.contains("42"), "attach -it: {said}");
     crictl.end(&pod)
 }

@@ -316,7 +316,13 @@ pub(crate) async fn a_pull_goes_on_after_the_daemon_was_killed(world: Arc<World>
     ensure!(waiting.await?.is_err(), "pulled from a dead daemon");
     healthy.store(true, Ordering::SeqCst);
     node.launch().await?;
-    pull(&node.client().await?, name, None).await?;
+    let again = node.client().await?;
+    // A kubelet makes room meanwhile: an image goes that has nothing to do with it.
+    let other = "registry.example/team/other:1";
+    node.import(&image::archive(&large(1000)?, other)?, other)?;
+    let request = cri::RemoveImageRequest { image: Some(client::spec(other)) };
+    again.images.clone().remove_image(request).await?;
+    pull(&again, name, None).await?;
     let asked = gateway.passed_with(&layer);
     let range = asked.last().and_then(|one| one.header("range")).unwrap_or_default();
     ensure!(asked.len() == 2 && range == format!("bytes={CAME}-"), "{asked:?}");
@@ -417,7 +423,7 @@ pub(crate) async fn what_is_no_image_for_this_machine_is_named(world: Arc<World>
 
 pub(crate) async fn an_image_has_one_id_and_goes_with_all_its_names(world: Arc<World>) -> Outcome {
     let registry = Registry::start(&world.node.scratch().join("names")).await?;
-    let node = Node::start(Options { mirror: Some(registry.address.clone()), ..Default::default() }).await?;
+    let mut node = Node::start(Options { mirror: Some(registry.address.clone()), ..Default::default() }).await?;
     let client = node.client().await?;
     let image = image::image(Dialect::Oci, &[(Packing::Gzip, image::busybox()?)], &["/bin/sh"])?;
     let index = image::index(Dialect::Oci, &[&image]);
@@ -435,6 +441,12 @@ pub(crate) async fn an_image_has_one_id_and_goes_with_all_its_names(world: Arc<W
     for name in [id.as_str(), by_digest.as_str(), "other.example/team/app:1"] {
         ensure!(status(&client, name).await?.is_some_and(|other| other == found), "{name} is told otherwise");
     }
+    // What the index's digest means is known without its registry, and over a restart.
+    node.terminate()?;
+    node.launch().await?;
+    let client = node.client().await?;
+    let again = status(&client, &by_digest).await?.context("the index's digest is forgotten")?;
+    ensure!(again.id == id && again.repo_digests == found.repo_digests, "{again:?}");
     let sandbox = client.run(client::host_network(client::pod("names", &node.scratch().join("logs")))).await?;
     let container = client.launch(&sandbox, "c", tagged, &["/bin/sleep", "1000"]).await?;
     let of = client.status(&container).await?;

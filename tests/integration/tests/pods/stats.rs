@@ -266,6 +266,56 @@ pub(crate) async fn metrics_fit_their_descriptors(world: Arc<World>) -> Outcome 
     world.client.end(&sandbox).await
 }
 
+/// The labels that a kubelet gives every value; each metric's own come behind them.
+const KUBELET_LABELS: [&str; 6] = ["container", "id", "image", "name", "namespace", "pod"];
+
+/// The names in the first column of a section of docs/cri.md.
+fn first_column(page: &str, title: &str) -> BTreeSet<String> {
+    let section = page.split("\n## ").find(|section| section.lines().next() == Some(title)).unwrap_or_default();
+    let cells = section.lines().filter(|line| line.starts_with("| `")).filter_map(|line| line.split('|').nth(1));
+    cells.flat_map(|cell| cell.split('`').skip(1).step_by(2)).map(str::to_owned).collect()
+}
+
+pub(crate) async fn metrics_are_those_of_a_kubelets_cadvisor(world: Arc<World>) -> Outcome {
+    let sandbox = world.sandbox("cadvisor").await?;
+    world.client.launch(&sandbox, "c", BUSYBOX, &["/bin/sleep", "1000"]).await?;
+    let request = cri::ListMetricDescriptorsRequest {};
+    let descriptors = world.client.runtime.clone().list_metric_descriptors(request).await?.into_inner().descriptors;
+    let ours: BTreeMap<&str, &Vec<String>> = descriptors.iter().map(|d| (d.name.as_str(), &d.label_keys)).collect();
+    let pods = streamed(&world).await?;
+    let mut types: BTreeMap<&str, BTreeSet<cri::MetricType>> = BTreeMap::new();
+    for pod in &pods {
+        for metric in pod.metrics.iter().chain(pod.container_metrics.iter().flat_map(|own| &own.metrics)) {
+            types.entry(&metric.name).or_default().insert(metric.metric_type());
+        }
+    }
+    let facts = include_str!("../../facts/cadvisor-metrics.txt").lines().filter(|line| !line.starts_with('#'));
+    let (mut missing, mut compared, mut told) = (BTreeSet::new(), 0, 0);
+    for line in facts {
+        let mut words = line.split(' ');
+        let (name, kind) = (words.next().unwrap_or_default(), words.next().unwrap_or_default());
+        let Some(labels) = ours.get(name) else {
+            missing.insert(name.to_owned());
+            continue;
+        };
+        let own = words.next().into_iter().flat_map(|labels| labels.split(','));
+        let expected: Vec<&str> = KUBELET_LABELS.into_iter().chain(own).collect();
+        ensure!(**labels == expected, "{name} has the labels {labels:?}, in a kubelet {expected:?}");
+        let expected = if kind == "counter" { cri::MetricType::Counter } else { cri::MetricType::Gauge };
+        if let Some(types) = types.get(name) {
+            ensure!(types.iter().all(|own| *own == expected), "{name} is {types:?}, in a kubelet a {kind}");
+            told += 1;
+        }
+        compared += 1;
+    }
+    ensure!(compared > 50 && told > 40, "{compared} metrics compared, {told} of them with values");
+    // Each that isn't there is named with its reason, and no other.
+    let page = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/cri.md");
+    let named = first_column(&std::fs::read_to_string(page)?, "Metrics that aren't told");
+    ensure!(named == missing, "docs/cri.md names {named:?}, but missing are {missing:?}");
+    world.client.end(&sandbox).await
+}
+
 /// Images and writable layers.
 async fn fs_info(world: &World) -> anyhow::Result<(cri::FilesystemUsage, cri::FilesystemUsage)> {
     let answer = world.client.images.clone().image_fs_info(cri::ImageFsInfoRequest {}).await?.into_inner();

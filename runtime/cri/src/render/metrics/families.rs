@@ -1,7 +1,7 @@
 //! The table of metrics.
 
 use runtime_cri_api::v1::MetricType::{self, Counter, Gauge};
-use runtime_engine::{DeviceTraffic, Figures, HugePages, MachineFigures, Stall};
+use runtime_engine::{DeviceCost, DeviceTraffic, Figures, HugePages, MachineFigures, Stall};
 
 use super::{Family, From, Values, only, perhaps};
 
@@ -47,6 +47,11 @@ fn called(device: &DeviceTraffic, machine: &MachineFigures) -> String {
 
 fn each_device(figures: &Figures, machine: &MachineFigures, value: fn(&DeviceTraffic) -> u64) -> Values {
     figures.devices.iter().map(|device| (value(device), vec![called(device, machine)])).collect()
+}
+
+fn each_cost(figures: &Figures, machine: &MachineFigures, value: fn(&DeviceCost) -> Option<u64>) -> Values {
+    let of = |device: &DeviceTraffic| Some((value(&device.cost)? / 1_000_000, vec![called(device, machine)]));
+    figures.devices.iter().filter_map(of).collect()
 }
 
 fn transfers(figures: &Figures, machine: &MachineFigures) -> Values {
@@ -128,6 +133,18 @@ pub(super) const FAMILIES: &[Family] = &[
         Counter,
         |figures| nanos(figures.throttling.map(|throttling| throttling.throttled_nanos)),
         "Time held up by the processor quota, in whole seconds.",
+    ),
+    group(
+        "container_cpu_cfs_burst_periods_total",
+        Counter,
+        |figures| perhaps(figures.throttling.and_then(|throttling| throttling.bursts)),
+        "Periods in which it ran beyond its processor quota on what it had saved.",
+    ),
+    group(
+        "container_cpu_cfs_burst_seconds_total",
+        Counter,
+        |figures| nanos(figures.throttling.and_then(|throttling| throttling.burst_nanos)),
+        "Time that it ran beyond its processor quota, in whole seconds.",
     ),
     // Memory.
     group("container_memory_cache", Gauge, |figures| only(figures.memory.cache), "Page cache, in bytes."),
@@ -290,6 +307,26 @@ pub(super) const FAMILIES: &[Family] = &[
         "container_fs_writes_total",
         |figures, machine| each_device(figures, machine, |device| device.writes),
         "Writes to a block device.",
+    ),
+    device(
+        "container_fs_io_cost_usage_seconds_total",
+        |figures, machine| each_cost(figures, machine, |cost| cost.usage_micros),
+        "Time of a block device that was used, by the kernel's cost model, in whole seconds.",
+    ),
+    device(
+        "container_fs_io_cost_wait_seconds_total",
+        |figures, machine| each_cost(figures, machine, |cost| cost.wait_micros),
+        "Time of a block device that was waited for, by the kernel's cost model, in whole seconds.",
+    ),
+    device(
+        "container_fs_io_cost_indebt_seconds_total",
+        |figures, machine| each_cost(figures, machine, |cost| cost.indebt_micros),
+        "Time that it ran ahead of its share of a block device, in whole seconds.",
+    ),
+    device(
+        "container_fs_io_cost_indelay_seconds_total",
+        |figures, machine| each_cost(figures, machine, |cost| cost.indelay_micros),
+        "Time that it was held up for having run ahead of its share of a block device, in whole seconds.",
     ),
     family(
         "container_blkio_device_usage_total",
