@@ -1,5 +1,6 @@
 //! The command line: verbs and their flags.
 
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -35,6 +36,10 @@ pub(crate) enum Verb {
     Logs(Logs),
     /// Run a command in a container and pass its exit code on
     Exec(Exec),
+    /// Join the streams of a container's own process
+    Attach(Attach),
+    /// Listen on this machine and carry connections to ports of a pod
+    PortForward(PortForward),
     /// Stop pods and forget them
     Delete(Delete),
     /// Fetch an image
@@ -143,18 +148,53 @@ pub(crate) struct Logs {
 
 #[derive(Debug, Args)]
 pub(crate) struct Exec {
-    /// NAME or NAMESPACE/NAME
+    /// NAME or NAMESPACE/NAME; or the beginning of a pod's or container's id
     #[arg(value_name = "POD")]
-    pub(crate) pod: PodName,
+    pub(crate) pod: PodOrId,
     /// The container; the first by default
     #[arg(short, long, value_name = "NAME")]
     pub(crate) container: Option<String>,
+    /// Pass standard input on
+    #[arg(short = 'i', long)]
+    pub(crate) stdin: bool,
+    /// Give the command a terminal: with -i, this one
+    #[arg(short, long)]
+    pub(crate) tty: bool,
     /// Kill the command after this time
     #[arg(long, value_parser = duration, value_name = "TIME")]
     pub(crate) timeout: Option<Duration>,
     /// The command and its arguments, after --
     #[arg(required = true, last = true, value_name = "COMMAND")]
     pub(crate) command: Vec<String>,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct Attach {
+    /// NAME or NAMESPACE/NAME; or the beginning of a pod's or container's id
+    #[arg(value_name = "POD")]
+    pub(crate) pod: PodOrId,
+    /// The container; the first by default
+    #[arg(short, long, value_name = "NAME")]
+    pub(crate) container: Option<String>,
+    /// Pass standard input on, to a container that takes any (`stdin: true`)
+    #[arg(short = 'i', long)]
+    pub(crate) stdin: bool,
+    /// Join the container's terminal; nothing changes where it has none, or where it has one anyway
+    #[arg(short, long)]
+    pub(crate) tty: bool,
+}
+
+#[derive(Debug, Args)]
+pub(crate) struct PortForward {
+    /// NAME or NAMESPACE/NAME; or the beginning of a pod's id
+    #[arg(value_name = "POD")]
+    pub(crate) pod: PodOrId,
+    /// PORT, LOCAL:PORT, or :PORT for a free local one
+    #[arg(required = true, value_name = "[LOCAL:]PORT")]
+    pub(crate) ports: Vec<Ports>,
+    /// Listen on this address of the machine; may be repeated [default: 127.0.0.1 and ::1]
+    #[arg(long, value_name = "IP")]
+    pub(crate) bind: Vec<IpAddr>,
 }
 
 #[derive(Debug, Args)]
@@ -317,6 +357,52 @@ impl std::fmt::Display for PodName {
             f.write_str(&self.name)
         } else {
             write!(f, "{}/{}", self.namespace, self.name)
+        }
+    }
+}
+
+/// A pod as people write it, or the beginning of an id.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PodOrId {
+    pub(crate) pod: PodName,
+    /// The same text, where it may be one.
+    pub(crate) id: Option<String>,
+}
+
+impl std::str::FromStr for PodOrId {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<PodOrId, String> {
+        let digits = text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        Ok(PodOrId { pod: text.parse()?, id: digits.then(|| text.to_owned()) })
+    }
+}
+
+impl std::fmt::Display for PodOrId {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        self.pod.fmt(f)
+    }
+}
+
+/// A port of a pod and the one of this machine that leads to it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Ports {
+    /// 0 for a free one.
+    pub(crate) local: u16,
+    pub(crate) remote: u16,
+}
+
+impl std::str::FromStr for Ports {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Ports, String> {
+        let (local, remote) = text.split_once(':').unwrap_or((text, text));
+        // An empty local port stands for a free one; digits alone, since `+1` is no port.
+        let number = |text: &str| text.parse().ok().filter(|_| text.bytes().all(|byte| byte.is_ascii_digit()));
+        let local = if local.is_empty() { Some(0) } else { number(local) };
+        match (local, number(remote)) {
+            (Some(local), Some(remote)) if remote > 0 => Ok(Ports { local, remote }),
+            _ => Err("write PORT, LOCAL:PORT or :PORT, with ports from 1 to 65535".to_owned()),
         }
     }
 }

@@ -2,7 +2,12 @@
 
 use std::error::Error as StdError;
 use std::io;
+use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::time::Duration;
+
+use runtime_streaming::client::ClientError;
+use runtime_sys::SysError;
 
 use crate::address::Address;
 use crate::config::ConfigError;
@@ -42,6 +47,20 @@ pub(crate) enum Error {
     NoSuchContainer { pod: String, container: String, names: Vec<String> },
     #[error("container {container} of pod {pod} is not running")]
     NotRunning { pod: String, container: String },
+    #[error("pod {pod} is not running: it is {state}")]
+    PodNotRunning { pod: String, state: String },
+    #[error("{id} is the beginning of several ids: {}; write more of it", .ids.join(", "))]
+    AmbiguousId { id: String, ids: Vec<String> },
+    #[error("{what}")]
+    Stream { what: String, source: ClientError },
+    #[error("{what}: the command did not end within {limit:?} and was killed")]
+    CommandLate { what: String, limit: Duration },
+    #[error("cannot use this program's own standard streams")]
+    OwnStreams { source: io::Error },
+    #[error("cannot use the terminal")]
+    Terminal { source: SysError },
+    #[error("cannot listen on {address}")]
+    Listen { address: SocketAddr, source: io::Error },
     #[error("pod {pod} is there already: delete it with `podwright delete {pod}`, or change it with `podwright apply`")]
     PodExists { pod: String },
     #[error("pod {pod}: {reason}: {message}")]

@@ -10,6 +10,7 @@ use crate::client::Client;
 use crate::error::Error;
 
 mod apply;
+mod attach;
 mod check;
 mod cleanup;
 mod completions;
@@ -23,12 +24,15 @@ mod kubelet;
 mod logs;
 mod manifests;
 mod node;
+mod port_forward;
 mod prune;
 mod ps;
 mod pull;
 mod rmi;
 mod run;
+mod session;
 mod tag;
+mod target;
 mod version;
 
 /// Heaps of a node: its threads rarely allocate at the same moment, and each heap keeps what it once needed.
@@ -55,6 +59,8 @@ pub(crate) fn dispatch(cli: Cli) -> Answer {
         Verb::Ps(arguments) => ask(address, async |client| ps::run(client, &arguments).await),
         Verb::Logs(arguments) => ask(address, async |client| logs::run(client, arguments).await),
         Verb::Exec(arguments) => ask(address, async |client| exec::run(client, arguments).await),
+        Verb::Attach(arguments) => ask(address, async |client| attach::run(client, arguments).await),
+        Verb::PortForward(arguments) => ask(address, async |client| port_forward::run(client, arguments).await),
         Verb::Delete(arguments) => ask(address, async |client| delete::run(client, &arguments).await),
         Verb::Pull(arguments) => ask(address, async |client| pull::run(client, arguments).await),
         Verb::Images(arguments) => ask(address, async |client| images::run(client, &arguments).await),
@@ -77,7 +83,11 @@ where
     F: Future<Output = Answer>,
 {
     let address = address.unwrap_or_else(default);
-    single()?.block_on(async move { verb(Client::connect(&address).await?).await })
+    let runtime = single()?;
+    let answer = runtime.block_on(async move { verb(Client::connect(&address).await?).await });
+    // A read of standard input may be under way for ever, and nobody waits for it any more.
+    runtime.shutdown_background();
+    answer
 }
 
 fn default() -> Address {

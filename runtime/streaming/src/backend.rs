@@ -114,7 +114,7 @@ pub struct ExitStatus {
 }
 
 /// A terminal's size, in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "PascalCase")]
 pub struct Size {
     /// Columns.

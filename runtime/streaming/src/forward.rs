@@ -12,7 +12,7 @@ use std::io;
 use std::sync::Arc;
 
 use tokio::io::{AsyncWriteExt as _, DuplexStream, duplex};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Duration, timeout};
 
@@ -33,10 +33,26 @@ const INPUT_BYTES_MAX: usize = 64 * 1024;
 /// Most connections of one session at a time: each holds a descriptor of the daemon and a socket in the pod. A browser
 /// that loads a page through a forwarded port opens six per host.
 const FORWARDS_MAX: usize = 256;
+/// Most ports of one session in WebSocket channels: each has two, and a channel's number is a byte.
+const CHANNEL_PORTS_MAX: usize = 128;
 /// Longest `requestid`, in bytes; client-go counts from 0.
 const REQUEST_ID_BYTES_MAX: usize = 64;
 /// How long the client may take to read the rest and close, after we have said everything.
 const LINGER: Duration = Duration::from_secs(10);
+
+/// Whether the ports of a request fit the transport: in WebSocket channels they are fixed by it.
+pub(crate) fn check_ports(transport: Transport, ports: &[u16]) -> Result<(), String> {
+    const INSTEAD: &str = "SPDY/3.1 and the WebSocket protocol SPDY/3.1+portforward.k8s.io take any";
+    match (transport, ports.len()) {
+        (Transport::Channels { .. }, 0) => Err(format!(
+            "the request names no port, and a client of WebSocket channels can't name one later; {INSTEAD}"
+        )),
+        (Transport::Channels { .. }, count) if count > CHANNEL_PORTS_MAX => Err(format!(
+            "the request names {count} ports, and WebSocket channels have room for {CHANNEL_PORTS_MAX}; {INSTEAD}"
+        )),
+        (Transport::Channels { .. } | Transport::Spdy(_), _) => Ok(()),
+    }
+}
 
 /// Serves one connection to its end.
 pub(crate) async fn serve(
@@ -44,9 +60,11 @@ pub(crate) async fn serve(
     transport: Transport,
     request: &PortForwardRequest,
     backend: Arc<dyn Backend>,
+    connections: Arc<Semaphore>,
     limits: &Limits,
 ) -> Ended {
-    let pod = Pod { backend, sandbox: request.sandbox.clone().into(), creation: limits.creation };
+    let Limits { creation, connections_max, .. } = *limits;
+    let pod = Pod { backend, sandbox: request.sandbox.clone().into(), creation, connections, connections_max };
     let serving = async {
         match transport {
             Transport::Spdy(carrier) => serve_spdy(&socket, carrier, pod).await.map(|()| Ended::Left),
@@ -70,6 +88,9 @@ struct Pod {
     backend: Arc<dyn Backend>,
     sandbox: Arc<str>,
     creation: Duration,
+    /// Of all sessions, and how many there are.
+    connections: Arc<Semaphore>,
+    connections_max: usize,
 }
 
 async fn serve_spdy(socket: &Arc<Socket>, carrier: Carrier, pod: Pod) -> Result<(), LinkError> {
@@ -196,7 +217,7 @@ impl Spdy {
             match both(streams, pod.creation).await {
                 Ok((data, error)) => {
                     let lane = Lane::Spdy { writer, data, error };
-                    forward(&lane, Pipe { near, cancelled }, &*pod.backend, &pod.sandbox, port).await;
+                    forward(&lane, Pipe { near, cancelled }, &pod, port).await;
                 }
                 Err(Opened { data, error }) => told(lane::give_up(&writer, data, error, &name).await),
             }
@@ -265,9 +286,8 @@ async fn serve_channels(
 ) -> Result<Ended, LinkError> {
     let mut tasks = JoinSet::new();
     let mut sinks = Vec::new();
-    // Of the 256 channels two are needed for each port.
-    for (index, port) in ports.iter().copied().enumerate().take(usize::from(u8::MAX / 2)) {
-        let Ok(data) = u8::try_from(2 * index) else { break };
+    // No more than there are channels for: checked before the client was let in.
+    for (data, port) in (0..=u8::MAX).step_by(2).zip(ports.iter().copied()) {
         let lane = Lane::Channels { writer: writer.clone(), data, error: data + 1 };
         lane.announce(port).await?;
         let (near, far) = duplex(INPUT_BYTES_MAX);
@@ -275,7 +295,7 @@ async fn serve_channels(
         sinks.push(Some((far, cancel)));
         let pod = pod.clone();
         tasks.spawn(async move {
-            forward(&lane, Pipe { near, cancelled }, &*pod.backend, &pod.sandbox, port).await;
+            forward(&lane, Pipe { near, cancelled }, &pod, port).await;
         });
     }
     let mut reading = std::pin::pin!(read_channels(&mut reader, &mut sinks));

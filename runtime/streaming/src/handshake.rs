@@ -9,14 +9,14 @@ use crate::channels::{Closes, Coding};
 use crate::link::Carrier;
 use crate::{spdy, websocket};
 
-const PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
+pub(crate) const PROTOCOL: HeaderName = HeaderName::from_static("x-stream-protocol-version");
 const ACCEPTED: HeaderName = HeaderName::from_static("x-accepted-stream-protocol-versions");
 const KEY: HeaderName = HeaderName::from_static("sec-websocket-key");
 const ACCEPT: HeaderName = HeaderName::from_static("sec-websocket-accept");
 const SUBPROTOCOL: HeaderName = HeaderName::from_static("sec-websocket-protocol");
 const WEBSOCKET_VERSION: HeaderName = HeaderName::from_static("sec-websocket-version");
 
-const SPDY: &str = "SPDY/3.1";
+pub(crate) const SPDY: &str = "SPDY/3.1";
 const PORT_FORWARD: &str = "portforward.k8s.io";
 
 /// The two families of requests.

@@ -1,4 +1,4 @@
-//! Exec, attach and port-forward: the streaming server of the CRI.
+//! Exec, attach and port-forward: the streaming server of the CRI, and the client's side for our command line.
 //!
 //! *In*: requests of the CRI verbs `Exec`, `Attach` and `PortForward`, answered by a URL with a one-time token, and the HTTP
 //! connections that clients (a kubelet, crictl, client-go) then open to it. *Out*: calls of a [`Backend`] and bytes moved
@@ -19,6 +19,7 @@ use std::time::Duration;
 
 mod backend;
 mod channels;
+pub mod client;
 mod forward;
 mod handshake;
 mod link;
@@ -66,6 +67,9 @@ pub struct Limits {
     pub token_lifetime: Duration,
     /// Most sessions at a time, all kinds together; each holds a few descriptors of the daemon.
     pub sessions_max: usize,
+    /// Most connections into pods at a time, of all port-forward sessions together, since a session may have 256: each
+    /// holds a descriptor of the daemon, a socket in the pod and, both sides being slow, 192 KiB of buffers.
+    pub connections_max: usize,
     /// How long a client may take for its request and then for opening its streams.
     pub creation: Duration,
     /// How long a session may be without a byte in either direction; the kubelet's `streamingConnectionIdleTimeout`.
@@ -78,6 +82,7 @@ impl Default for Limits {
             tokens_max: 1000,
             token_lifetime: Duration::from_secs(60),
             sessions_max: 1000,
+            connections_max: 1024,
             creation: Duration::from_secs(30),
             idle: Duration::from_secs(4 * 60 * 60),
         }

@@ -13,11 +13,11 @@ use crate::websocket::{self, Event, Kind, WebSocketError};
 pub(crate) enum LinkError {
     #[error("the connection failed")]
     Io(#[from] io::Error),
-    #[error("the client does not speak SPDY")]
+    #[error("the other side does not speak SPDY")]
     Spdy(#[from] SpdyError),
-    #[error("the client does not speak WebSocket")]
+    #[error("the other side does not speak WebSocket")]
     WebSocket(#[from] WebSocketError),
-    #[error("the client does not speak the channel protocol: {0}")]
+    #[error("the other side does not speak the channel protocol: {0}")]
     Channel(&'static str),
 }
 
@@ -56,16 +56,31 @@ pub(crate) enum Carrier {
     WebSocket,
 }
 
+/// Who is on the other side: it numbers its streams and pings by one half of the numbers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Other {
+    Client,
+    Server,
+}
+
+impl Other {
+    /// Whether a number is of its half: odd ones are the client's.
+    fn owns(self, number: u32) -> bool {
+        (number % 2 == 1) == (self == Other::Client)
+    }
+}
+
 /// The reading side.
 pub(crate) struct Reader {
     socket: Arc<Socket>,
+    other: Other,
     tunnel: Option<Tunnel>,
     incoming: Incoming,
     decoder: spdy::Decoder,
     /// What the last frame took of `incoming`.
     consumed: usize,
     encoder: Encoder,
-    /// The last stream that the client opened.
+    /// The last stream that the other side opened.
     last: u32,
 }
 
@@ -75,7 +90,17 @@ struct Tunnel {
 }
 
 impl Reader {
+    /// A server's.
     pub(crate) fn new(socket: Arc<Socket>, carrier: Carrier) -> Reader {
+        Reader::beside(Other::Client, socket, carrier)
+    }
+
+    /// A client's.
+    pub(crate) fn of_client(socket: Arc<Socket>) -> Reader {
+        Reader::beside(Other::Server, socket, Carrier::Plain)
+    }
+
+    fn beside(other: Other, socket: Arc<Socket>, carrier: Carrier) -> Reader {
         let tunnel = match carrier {
             Carrier::Plain => None,
             Carrier::WebSocket => {
@@ -84,6 +109,7 @@ impl Reader {
         };
         Reader {
             socket,
+            other,
             tunnel,
             incoming: Incoming::new(),
             decoder: spdy::Decoder::new(),
@@ -93,7 +119,7 @@ impl Reader {
         }
     }
 
-    /// The next frame that isn't the protocol's own business; `None` when the client is gone.
+    /// The next frame that isn't the protocol's own business; `None` when the other side is gone.
     pub(crate) async fn next(&mut self, writer: &Writer) -> Result<Option<Frame>, LinkError> {
         loop {
             let step = self.decoder.decode(self.incoming.unread())?;
@@ -105,9 +131,9 @@ impl Reader {
                         return Ok(None);
                     }
                 }
-                // Odd ones are the client's; an even one would be the answer to ours.
-                Some(Frame::Ping { id }) if id % 2 == 1 => writer.frame(&spdy::ping(id)).await?,
-                Some(Frame::SynStream { stream, .. }) if stream % 2 == 0 || stream <= self.last => {
+                // One of our half would be the answer to ours.
+                Some(Frame::Ping { id }) if self.other.owns(id) => writer.frame(&spdy::ping(id)).await?,
+                Some(Frame::SynStream { stream, .. }) if !self.other.owns(stream) || stream <= self.last => {
                     writer.frame(&spdy::reset(stream, spdy::RESET_PROTOCOL_ERROR)).await?;
                 }
                 Some(Frame::SynStream { stream, associated, priority, fin, unidirectional, headers }) => {

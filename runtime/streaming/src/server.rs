@@ -29,6 +29,8 @@ pub struct Streaming(Arc<Shared>);
 pub(crate) struct Shared {
     pub(crate) tokens: Tokens<File>,
     pub(crate) sessions: Arc<Semaphore>,
+    /// Into pods.
+    pub(crate) connections: Arc<Semaphore>,
     pub(crate) limits: Limits,
     pub(crate) backend: Arc<dyn Backend>,
     base_url: String,
@@ -71,6 +73,7 @@ impl Streaming {
         let shared = Arc::new(Shared {
             tokens: Tokens::new(random, &config.limits),
             sessions: Arc::new(Semaphore::new(config.limits.sessions_max)),
+            connections: Arc::new(Semaphore::new(config.limits.connections_max)),
             limits: config.limits,
             backend,
             base_url,
@@ -106,6 +109,11 @@ impl Streaming {
     #[cfg(test)]
     pub(crate) fn sessions_free(&self) -> usize {
         self.0.sessions.available_permits()
+    }
+
+    #[cfg(test)]
+    pub(crate) fn connections_free(&self) -> usize {
+        self.0.connections.available_permits()
     }
 
     #[cfg(test)]

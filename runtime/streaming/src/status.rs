@@ -1,6 +1,6 @@
-//! How the end of an exec or attach is told on the error channel.
+//! How the end of an exec or attach is told on the error channel, and how that is read.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use crate::handshake::Report;
 use crate::{BackendError, ExitStatus};
@@ -75,9 +75,57 @@ pub(crate) fn report(report: Report, outcome: &Result<ExitStatus, BackendError>)
     }
 }
 
+/// What stands before the runtime's own words in `metav1.Status`, and says nothing that isn't said anyway.
+const PREAMBLES: [&str; 2] = ["Internal error occurred: ", "error executing command in container: "];
+
+/// The part of `metav1.Status` that is read, of any runtime.
+#[derive(Deserialize)]
+struct Told {
+    status: String,
+    #[serde(default)]
+    message: String,
+    details: Option<ToldDetails>,
+}
+
+#[derive(Deserialize)]
+struct ToldDetails {
+    #[serde(default)]
+    causes: Vec<ToldCause>,
+}
+
+#[derive(Deserialize)]
+struct ToldCause {
+    #[serde(default)]
+    reason: String,
+    #[serde(default)]
+    message: String,
+}
+
+/// What was told on the error channel: the exit code, or why there is none; `None` where nothing was.
+pub(crate) fn read(text: &[u8]) -> Option<Result<i32, String>> {
+    if text.is_empty() {
+        return None;
+    }
+    let Ok(told) = serde_json::from_slice::<Told>(text) else {
+        return Some(Err(String::from_utf8_lossy(text).trim().to_owned()));
+    };
+    if told.status == "Success" {
+        return Some(Ok(0));
+    }
+    let causes = told.details.map(|details| details.causes).unwrap_or_default();
+    let code = causes.iter().find(|cause| cause.reason == "ExitCode").and_then(|cause| cause.message.parse().ok());
+    Some(match code {
+        Some(code) => Ok(code),
+        None => {
+            let bare = PREAMBLES.iter().fold(&*told.message, |text, words| text.strip_prefix(words).unwrap_or(text));
+            Err(bare.to_owned())
+        }
+    })
+}
+
 #[cfg(test)]
 mod tests {
-    use super::report;
+    use super::{read, report};
     use crate::handshake::Report;
     use crate::{BackendError, ExitStatus};
 
@@ -102,5 +150,21 @@ mod tests {
         check(Report::Text, Ok(ExitStatus { code: 0 }), "nothing");
         check(Report::Text, Ok(ExitStatus { code: 3 }), "command terminated with non-zero exit code 3");
         check(Report::Text, gone(), "error executing command in container: no \"such\" container");
+    }
+
+    #[test]
+    fn what_is_told_is_read_again() {
+        let check = |outcome: Result<ExitStatus, BackendError>, expected: Result<i32, &str>| {
+            let told = report(Report::Status, &outcome).unwrap();
+            assert_eq!(read(&told), Some(expected.map_err(str::to_owned)));
+        };
+        check(Ok(ExitStatus { code: 0 }), Ok(0));
+        check(Ok(ExitStatus { code: 137 }), Ok(137));
+        check(Err(BackendError { message: "no such container".to_owned() }), Err("no such container"));
+        assert_eq!(read(b""), None);
+        assert_eq!(read(b"plain words\n"), Some(Err("plain words".to_owned())));
+        let strange =
+            br#"{"status":"Failure","message":"m","details":{"causes":[{"reason":"ExitCode","message":"x"}]}}"#;
+        assert_eq!(read(strange), Some(Err("m".to_owned())));
     }
 }

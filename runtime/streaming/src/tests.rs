@@ -14,6 +14,7 @@ mod forward;
 mod hostile;
 mod judge;
 mod limits;
+mod ours;
 
 use client::{Got, Spdy, Web};
 use fake::Fake;

@@ -15,9 +15,10 @@ pub(crate) const CLIENT_PIPES_MAX: usize = 32;
 /// that an unprivileged process may have (`/proc/sys/fs/pipe-max-size`).
 const CLIENT_PIPE_BYTES: usize = 1024 * 1024;
 
-/// Room that output never takes: three pages, of which the first and last may be partly used, so that a marker that
-/// says what is missing always fits.
-const MARKER_ROOM_BYTES: usize = 3 * 4096;
+/// Room that output never takes, so that a marker that says what is missing always fits: three pages, since the first may
+/// be read in part and the last written in part. 64 KiB is the largest page of the machines that we run on.
+const MARKER_ROOM_BYTES: usize = 3 * 64 * 1024;
+const _: () = assert!(MARKER_ROOM_BYTES < CLIENT_PIPE_BYTES / 2);
 
 /// The clients of one container. Empty, which it nearly always is, it holds no memory.
 #[derive(Debug, Default)]
@@ -101,12 +102,16 @@ impl ClientPipe {
         let Ok(waiting) = pipe_bytes(self.pipe.as_fd()) else { return };
         if self.missing > 0 {
             // One large gap in place of many small ones: it is filled again once its reader has really come back.
-            if waiting > self.capacity / 2 {
+            if waiting > self.room() / 2 {
                 return self.lose(bytes);
             }
             self.mark();
+            // What follows a gap that isn't told would be taken for what follows the bytes before it.
+            if self.missing > 0 {
+                return self.lose(bytes);
+            }
         }
-        let room = self.capacity.saturating_sub(waiting + MARKER_ROOM_BYTES);
+        let room = self.room().saturating_sub(waiting);
         let (mut fits, rest) = bytes.split_at(room.min(bytes.len()));
         while !fits.is_empty() {
             match self.pipe.write(fits) {
@@ -118,6 +123,14 @@ impl ClientPipe {
         }
         self.lose(fits);
         self.lose(rest);
+    }
+
+    /// How many bytes may wait. A pipe counts in pages, and a write that doesn't fit into the rest of the last one begins a
+    /// new one: with writes of just over half a page, half of it is never used. Two neighbours hold more than one page's
+    /// bytes, so that with half of the capacity there is a page left for the marker, however it was written.
+    fn room(&self) -> usize {
+        // A pipe that couldn't be grown is smaller than the room.
+        self.capacity / 2 - MARKER_ROOM_BYTES.min(self.capacity / 4)
     }
 
     fn lose(&mut self, bytes: &[u8]) {
@@ -198,6 +211,43 @@ mod tests {
         let (output, marker) = text.split_once('\r').expect("a marker");
         assert_eq!(u64::try_from(output.len()).expect("small") + counted[0], 300 * 8192);
         assert!(marker.contains(&format!("podwright: {} bytes", counted[0])), "{marker}");
+    }
+
+    /// A pipe counts in pages: however the output is cut, there is one for the marker, and nothing comes before it.
+    #[test]
+    fn a_gap_is_told_in_its_place_however_the_output_is_cut() {
+        for cut in [1, 7, 2049, 4095, 4097, 6145, 20_000] {
+            let (mut attachments, mut reader) = client(0);
+            let mut given = 0_u64;
+            let mut give = |attachments: &mut Attachments| {
+                attachments.take(0, &vec![b'z'; cut]);
+                given += cut as u64;
+            };
+            while attachments.pipes[0].missing == 0 {
+                give(&mut attachments);
+            }
+            // Its reader takes a little at a time, so that there is room in the middle of pages.
+            let (mut got, mut piece) = (Vec::new(), [0; 3001]);
+            for _ in 0..600 {
+                let read = reader.read(&mut piece).expect("reads");
+                got.extend_from_slice(&piece[..read]);
+                give(&mut attachments);
+            }
+            while attachments.pipes[0].missing == 0 {
+                give(&mut attachments);
+            }
+            let missing = attachments.end(0).into_iter().map(ClientPipe::close).sum::<u64>();
+            reader.read_to_end(&mut got).expect("reads");
+            let text = String::from_utf8(got).expect("text");
+            let told: Vec<u64> = text
+                .split("podwright: ")
+                .skip(1)
+                .map(|rest| rest.split(' ').next().expect("a word").parse().expect("a number"))
+                .collect();
+            let kept = u64::try_from(text.bytes().filter(|byte| *byte == b'z').count()).expect("small");
+            assert!(told.len() >= 2, "{cut}: gaps {told:?}");
+            assert_eq!((told.iter().sum::<u64>(), kept + missing), (missing, given), "pieces of {cut}");
+        }
     }
 
     #[test]

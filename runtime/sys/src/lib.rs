@@ -33,6 +33,7 @@ pub mod signals;
 pub mod socket;
 pub mod stdio;
 pub mod sync;
+pub mod terminal;
 pub mod userns;
 
 pub use error::{SysError, SysResult};

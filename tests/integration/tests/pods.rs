@@ -14,6 +14,8 @@ use tests_integration::client::Sandbox;
 use tests_integration::image::{self, Dialect, Packing};
 use tests_integration::{Client, Ledger, Node, Options, Outcome, machine};
 
+#[path = "pods/anonymous.rs"]
+mod anonymous;
 #[path = "pods/container.rs"]
 mod container;
 #[path = "pods/crash.rs"]
@@ -52,6 +54,8 @@ mod streaming;
 mod tools;
 #[path = "pods/userns.rs"]
 mod userns;
+#[path = "pods/verbs.rs"]
+mod verbs;
 
 /// The image that most tests run.
 const BUSYBOX: &str = "podwright.test/busybox:1";
@@ -97,10 +101,13 @@ macro_rules! tests {
 }
 
 tests! {
+    anonymous: an_images_volumes_are_fresh_writable_and_gone_with_the_container
+        an_images_volumes_are_the_pods_in_a_user_namespace;
     container: a_container_without_network_runs_and_logs
         its_exit_code_and_signal_are_reported
         a_command_that_does_not_exist_fails_at_start
         out_of_memory_is_told
+        out_of_memory_of_a_child_is_told_with_the_first_ones_code
         stop_waits_for_the_grace_and_then_kills
         the_stop_signal_is_the_one_asked_for_and_told
         name_and_resolver_are_the_pods
@@ -126,6 +133,7 @@ tests! {
         the_network_files_are_there
         limits_are_set_before_the_first_instruction
         the_pause_process_holds_nothing
+        a_sandboxs_own_process_is_the_same_whatever_is_asked_of_it
         a_hostile_root_leads_nowhere;
     security: a_profile_of_the_host_is_kept
         capabilities_are_exactly_those
@@ -201,13 +209,16 @@ tests! {
         a_pod_is_told_as_a_whole
         pods_in_one_cgroup_are_told_apart
         metrics_fit_their_descriptors
+        metrics_are_those_of_a_kubelets_cadvisor
         file_systems_of_images_and_layers_are_told_apart
         a_list_of_many_is_told_in_milliseconds;
     resources: limits_change_while_it_runs_and_what_is_not_named_stays
         less_memory_than_is_used_is_refused_and_nothing_changes
         a_pod_s_limits_are_noted_and_written_where_the_cgroup_is_ours
         new_limits_outlive_the_daemon
-        huge_pages_that_cannot_be_limited_are_named;
+        huge_pages_that_cannot_be_limited_are_named
+        huge_pages_are_limited_where_the_machine_can
+        memory_and_swap_are_limited_together;
     events: a_hundred_containers_are_told_in_order
         a_program_that_cannot_be_started_is_told_as_stopped_and_never_as_started;
     lists: streams_bring_what_lists_bring
@@ -243,6 +254,12 @@ tests! {
         a_shared_process_namespace_and_a_read_only_root
         a_container_sees_its_targets_processes
         a_container_may_join_or_leave_the_pods_processes;
+    verbs: exec_passes_streams_and_code_on
+        exec_ends_with_its_time_and_its_signal_and_errors_are_a_sentence
+        exec_on_a_terminal_is_raw_resized_and_restored
+        attach_joins_pipes_and_terminals
+        port_forward_carries_and_follows_the_pod
+        pods_of_the_keeper_are_found;
 }
 
 /// Tests that this machine can't make, and what it lacks.

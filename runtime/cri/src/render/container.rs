@@ -8,7 +8,8 @@ use runtime_cri_api::v1::{
     ImageSpec, LinuxContainerResources, LinuxContainerUser, Mount, MountPropagation,
 };
 use runtime_lifecycle::{
-    self as lifecycle, ContainerRecord, ImageName, Propagation, ReadOnly, Resources, StateFilter, Timestamp,
+    self as lifecycle, ContainerRecord, ImageName, Propagation, ReadOnly, Resources, StateFilter, Stdin, Terminal,
+    Timestamp,
 };
 
 use super::{map, sandbox::range};
@@ -66,6 +67,7 @@ pub(crate) fn container_status(record: &ContainerRecord, image: Option<&Image>, 
         lifecycle::ContainerState::Exited { exit, since, until } => (since.map_or(0, at), at(*until), Some(exit)),
     };
     let digest = image.and_then(|image| image.repo_digests.first().cloned());
+    let tags = image.map_or(&[][..], |image| &image.repo_tags);
     ContainerStatus {
         id: record.id.to_string(),
         metadata: Some(metadata(record)),
@@ -74,7 +76,7 @@ pub(crate) fn container_status(record: &ContainerRecord, image: Option<&Image>, 
         started_at,
         finished_at,
         exit_code: exit.map_or(0, |exit| exit.code),
-        image: Some(spec(&record.config.image)),
+        image: Some(ImageSpec { image: known_as(&record.config.image, tags), ..spec(&record.config.image) }),
         image_ref: digest.unwrap_or_else(|| record.image_id.clone()),
         reason: exit.map_or_else(String::new, |exit| exit.reason.as_str().to_owned()),
         message: exit.map_or_else(String::new, |exit| exit.message.clone()),
@@ -93,6 +95,15 @@ pub(crate) fn container_status(record: &ContainerRecord, image: Option<&Image>, 
         }),
         stop_signal: signal_name(record.stop_signal).into(),
     }
+}
+
+/// An image's name for people: a kubelet creates a container by the image's id and shows what the status says. The name
+/// that was asked for, where the image has several.
+fn known_as(asked: &ImageName, tags: &[String]) -> String {
+    let wanted = if asked.user_specified.is_empty() { &asked.image } else { &asked.user_specified };
+    let (short, latest) = (format!("/{wanted}"), format!("/{wanted}:latest"));
+    let same = |tag: &&String| *tag == wanted || tag.ends_with(&short) || tag.ends_with(&latest);
+    tags.iter().find(same).or(tags.first()).unwrap_or(&asked.image).clone()
 }
 
 fn mounts(mounts: &[lifecycle::Mount], volumes: &[String]) -> Vec<Mount> {
@@ -154,6 +165,36 @@ pub(crate) fn container_verbose(record: &ContainerRecord) -> HashMap<String, Str
         "pid": record.state.process().map_or(0, |process| process.pid),
         "state": record.state.name(),
         "cgroup": record.cgroup,
+        // Where containerd has it: a client that attaches must know whether to make its own terminal raw.
+        "config": {
+            "tty": record.config.terminal == Terminal::Yes,
+            "stdin": record.config.stdin != Stdin::Closed,
+            "stdin_once": record.config.stdin == Stdin::Once,
+        },
     });
     HashMap::from([("info".to_owned(), info.to_string())])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_image_is_shown_by_a_name_that_people_know() {
+        let tags = ["docker.io/library/nginx:1.14.2".to_owned(), "docker.io/library/nginx:latest".to_owned()];
+        let shown = |user_specified: &str, tags: &[String]| {
+            let asked = ImageName {
+                image: "sha256:0123".into(),
+                user_specified: user_specified.into(),
+                ..ImageName::default()
+            };
+            known_as(&asked, tags)
+        };
+        assert_eq!(shown("nginx:1.14.2", &tags), tags[0]);
+        assert_eq!(shown("nginx", &tags), tags[1]);
+        assert_eq!(shown("docker.io/library/nginx:latest", &tags), tags[1]);
+        assert_eq!(shown("", &tags), tags[0]);
+        // Its names were taken away since.
+        assert_eq!(shown("nginx", &[]), "sha256:0123");
+    }
 }

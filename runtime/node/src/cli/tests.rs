@@ -2,7 +2,7 @@ use std::time::Duration;
 
 use clap::{CommandFactory, Parser};
 
-use super::{Cli, PodName, Until, Verb, duration};
+use super::{Cli, PodName, PodOrId, Ports, Until, Verb, duration};
 
 fn parse(line: &str) -> Result<Cli, clap::Error> {
     Cli::try_parse_from(line.split_whitespace())
@@ -26,6 +26,11 @@ fn what_is_taken() {
         "podwright logs --previous kube-system/dns",
         "podwright exec hello -c web -- /podwright demo true",
         "podwright exec hello -- sh -c exit",
+        "podwright exec -it hello -c web -- sh",
+        "podwright exec -i 3fa9 --timeout 5s -- cat",
+        "podwright attach -it hello -c web",
+        "podwright attach system/dns",
+        "podwright port-forward hello 8080 9090:80 :443 --bind 0.0.0.0 --bind ::1",
         "podwright delete hello other/name --grace 1s",
         "podwright pull docker.io/library/debian:12",
         "podwright images",
@@ -56,6 +61,14 @@ fn what_is_refused() {
         "podwright run",
         "podwright exec hello",
         "podwright exec hello true",
+        "podwright attach",
+        "podwright attach hello -- sh",
+        "podwright port-forward hello",
+        "podwright port-forward hello 0",
+        "podwright port-forward hello 8080:",
+        "podwright port-forward hello 8080:65536",
+        "podwright port-forward hello +80",
+        "podwright port-forward hello 80 --bind localhost",
         "podwright logs a/b/c",
         "podwright node --pod-cidr 10.0.0.0/40",
         "podwright node --listen tcp://127.0.0.1:1",
@@ -90,6 +103,26 @@ fn pods_are_named_with_and_without_namespace() {
     check("hello", "default", "hello", "hello");
     check("default/hello", "default", "hello", "hello");
     check("system/dns", "system", "dns", "system/dns");
+}
+
+#[test]
+fn what_may_be_an_id_is_also_a_name() {
+    let check = |text: &str, id: Option<&str>| {
+        let pod: PodOrId = text.parse().expect("valid");
+        assert_eq!((pod.id.as_deref(), pod.pod.name.as_str()), (id, text.rsplit('/').next().expect("a name")));
+    };
+    check("beef01", Some("beef01"));
+    check("hello", None);
+    check("default/beef01", None);
+}
+
+#[test]
+fn ports_of_both_sides() {
+    let check = |text: &str, local: u16, remote: u16| assert_eq!(text.parse(), Ok(Ports { local, remote }));
+    check("80", 80, 80);
+    check("8080:80", 8080, 80);
+    check(":80", 0, 80);
+    check("0:80", 0, 80);
 }
 
 #[test]

@@ -6,9 +6,9 @@ use std::pin::pin;
 use tokio::io::{AsyncWriteExt as _, DuplexStream, split};
 use tokio::sync::watch;
 
-use super::told;
+use super::{Pod, told};
 use crate::socket::Outgoing;
-use crate::{Backend, channels, link, spdy};
+use crate::{channels, link, spdy};
 
 /// Its way to the client.
 pub(super) enum Lane {
@@ -82,10 +82,19 @@ enum Down {
 }
 
 /// Connects, moves bytes both ways until both sides have ended, or one failed.
-pub(super) async fn forward(lane: &Lane, pipe: Pipe, backend: &dyn Backend, sandbox: &str, port: u16) {
+pub(super) async fn forward(lane: &Lane, pipe: Pipe, pod: &Pod, port: u16) {
     let Pipe { mut near, cancelled } = pipe;
+    let sandbox = &pod.sandbox;
+    let Ok(_permit) = pod.connections.try_acquire() else {
+        let max = pod.connections_max;
+        let text = format!(
+            "error forwarding port {port} to pod {sandbox}: {max} connections into pods are open, which is the limit; end \
+             some or try again later"
+        );
+        return told(lane.fail(&text).await);
+    };
     let connected = tokio::select! {
-        connected = backend.connect(sandbox, port) => connected,
+        connected = pod.backend.connect(sandbox, port) => connected,
         () = closed(cancelled.clone()) => return told(lane.finish_error().await),
     };
     let connection = match connected {

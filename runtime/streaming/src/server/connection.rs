@@ -79,8 +79,8 @@ async fn session(socket: Arc<Socket>, agreed: Agreed, request: token::Request, s
         token::Request::Exec(request) => Start::Exec(request),
         token::Request::Attach(request) => Start::Attach(request),
         token::Request::PortForward(request) => {
-            let backend = Arc::clone(&shared.backend);
-            return forward::serve(socket, agreed.transport, &request, backend, &shared.limits).await;
+            let (backend, connections) = (Arc::clone(&shared.backend), Arc::clone(&shared.connections));
+            return forward::serve(socket, agreed.transport, &request, backend, connections, &shared.limits).await;
         }
     };
     remote::serve(socket, agreed.transport, agreed.report, &start, &*shared.backend, &shared.limits).await
@@ -99,15 +99,23 @@ fn respond(
     let mut path = request.uri().path().rsplit('/');
     let (token, verb) = (path.next().unwrap_or_default().to_owned(), path.next().unwrap_or_default().to_owned());
     let now = Instant::now();
-    let family = match shared.tokens.check(&verb, &token, now) {
-        Ok(token::Request::Exec(_) | token::Request::Attach(_)) => Family::Remote,
-        Ok(token::Request::PortForward(_)) => Family::PortForward,
+    let asked = match shared.tokens.check(&verb, &token, now) {
+        Ok(asked) => asked,
         Err(missing) => return absent(missing, shared),
+    };
+    let family = match asked {
+        token::Request::Exec(_) | token::Request::Attach(_) => Family::Remote,
+        token::Request::PortForward(_) => Family::PortForward,
     };
     let agreed = match handshake::negotiate(family, request.method(), request.headers()) {
         Ok(agreed) => agreed,
         Err(refused) => return with(sentence(refused.status, refused.text), refused.headers),
     };
+    if let token::Request::PortForward(request) = &asked
+        && let Err(text) = forward::check_ports(agreed.transport, &request.ports)
+    {
+        return sentence(StatusCode::BAD_REQUEST, text);
+    }
     let Ok(permit) = Arc::clone(&shared.sessions).try_acquire_owned() else {
         let max = shared.limits.sessions_max;
         let text = format!("{max} streaming sessions are open, which is the limit; end some or try again later");

@@ -1,7 +1,9 @@
 //! Frames to bytes.
 
 use super::headers::{Deflater, Headers};
-use super::{CONTROL, DATA_BYTES_MAX, FLAG_FIN, GOAWAY, HEADER_BYTES, PING, RST_STREAM, SETTINGS, SYN_REPLY, VERSION};
+use super::{
+    CONTROL, DATA_BYTES_MAX, FLAG_FIN, GOAWAY, HEADER_BYTES, PING, RST_STREAM, SETTINGS, SYN_REPLY, SYN_STREAM, VERSION,
+};
 
 /// One connection's writing side, for frames with headers; the others are functions, since they share no state.
 pub(crate) struct Encoder {
@@ -11,6 +13,13 @@ pub(crate) struct Encoder {
 impl Encoder {
     pub(crate) fn new() -> Encoder {
         Encoder { deflater: Deflater::new() }
+    }
+
+    /// Opens a stream, of no other's and of no priority. Frames must be sent in the order in which they are made.
+    pub(crate) fn syn_stream(&mut self, stream: u32, headers: &Headers) -> Vec<u8> {
+        let mut fixed = [0; 10];
+        fixed[..4].copy_from_slice(&stream.to_be_bytes());
+        self.with_headers(SYN_STREAM, 0, &fixed, headers)
     }
 
     /// Accepts a stream. Frames must be sent in the order in which they are made.

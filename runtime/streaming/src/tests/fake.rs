@@ -7,7 +7,7 @@ use std::task::{Context, Poll};
 
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, DuplexStream, duplex};
-use tokio::net::TcpStream;
+use tokio::net::{TcpListener, TcpStream};
 
 use crate::{
     AttachRequest, Backend, BackendError, BoxFuture, Connection, ExecRequest, ExitStatus, Input, Output, Session, Size,
@@ -217,4 +217,25 @@ impl tokio::io::AsyncWrite for Counted {
     fn poll_shutdown(mut self: Pin<&mut Self>, context: &mut Context<'_>) -> Poll<std::io::Result<()>> {
         Pin::new(&mut self.tcp).poll_shutdown(context)
     }
+}
+
+/// A port where each connection is handed over.
+pub(super) async fn listen() -> (u16, TcpListener) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    (listener.local_addr().unwrap().port(), listener)
+}
+
+/// A port that echoes, with half-close.
+pub(super) async fn echo() -> u16 {
+    let (port, listener) = listen().await;
+    tokio::spawn(async move {
+        while let Ok((mut tcp, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let (mut read, mut write) = tcp.split();
+                let _ = tokio::io::copy(&mut read, &mut write).await;
+                let _ = write.shutdown().await;
+            });
+        }
+    });
+    port
 }

@@ -1,35 +1,16 @@
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 
+use super::client::{request, web_headers};
+use super::fake::{echo, listen};
 use super::{Got, Spdy, Web, World};
 use crate::spdy::{Frame, reset};
 use crate::{Limits, websocket};
 
 const BINARY: u8 = 2;
 const FORWARD: &str = "portforward.k8s.io";
-
-/// A port where each connection is handed over.
-async fn listen() -> (u16, TcpListener) {
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    (listener.local_addr().unwrap().port(), listener)
-}
-
-/// A port that echoes, with half-close.
-async fn echo() -> u16 {
-    let (port, listener) = listen().await;
-    tokio::spawn(async move {
-        while let Ok((mut tcp, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut read, mut write) = tcp.split();
-                let _ = tokio::io::copy(&mut read, &mut write).await;
-                let _ = write.shutdown().await;
-            });
-        }
-    });
-    port
-}
 
 /// Opens a connection's two streams; the data stream.
 async fn open(client: &mut Spdy, port: u16, id: &str) -> (u32, u32) {
@@ -130,6 +111,78 @@ async fn many_connections_at_once_and_no_more_than_the_limit() {
     client.send(data, b"room", false).await;
     assert_eq!(client.next().await, Some(Got::Data { stream: data, bytes: b"room".to_vec(), fin: false }));
     drop(client);
+    world.settled().await;
+}
+
+#[tokio::test]
+async fn connections_of_all_sessions_have_one_limit() {
+    let world = World::with(Limits { connections_max: 2, ..Limits::default() }).await;
+    let port = echo().await;
+    let mut first = Spdy::connect(&world.forward(&[]), FORWARD).await;
+    let mut second = Spdy::connect(&world.forward(&[]), FORWARD).await;
+    let check = async |client: &mut Spdy, id: &str, room: bool| {
+        let (error, data) = open(client, port, id).await;
+        client.send(data, b"hello", false).await;
+        let Some(Got::Data { stream, bytes, .. }) = client.next().await else { panic!("an answer") };
+        if room {
+            assert_eq!((stream, &*bytes), (data, &b"hello"[..]));
+            return data;
+        }
+        let text = String::from_utf8(bytes).unwrap();
+        let expected = format!(
+            "error forwarding port {port} to pod pod: 2 connections into pods are open, which is the limit; end some or try \
+             again later"
+        );
+        assert_eq!((stream, text), (error, expected));
+        assert_eq!(client.next().await, Some(Got::Data { stream: error, bytes: Vec::new(), fin: true }));
+        assert_eq!(client.next().await, Some(Got::Frame(Frame::Reset { stream: data, status: 5 })));
+        data
+    };
+    let one = check(&mut first, "0", true).await;
+    check(&mut second, "0", true).await;
+    check(&mut second, "1", false).await;
+    let mut web = Web::connect(&world.forward(&[port]), "v4.channel.k8s.io").await;
+    let told = async |web: &mut Web| web.next().await.map(|(_, bytes)| String::from_utf8_lossy(&bytes).into_owned());
+    let (_, _, text) = (told(&mut web).await, told(&mut web).await, told(&mut web).await.unwrap());
+    assert!(text.starts_with('\u{1}') && text.contains("2 connections into pods are open"), "{text:?}");
+    // One ends, and there is room in every session.
+    first.send(one, b"", true).await;
+    while world.streaming.connections_free() == 0 {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    check(&mut second, "2", true).await;
+    drop((first, second, web));
+    world.settled().await;
+    assert_eq!(world.streaming.connections_free(), 2);
+}
+
+#[tokio::test]
+async fn ports_that_have_no_channels_are_refused() {
+    let world = World::new().await;
+    let ports: Vec<u16> = (1..=129).collect();
+    let check = async |url: &str, protocol: &str, status: &str, words: &str| {
+        let (mut tcp, head) = request(url, &web_headers(protocol)).await;
+        assert!(head.starts_with(&format!("HTTP/1.1 {status} ")), "{head}");
+        let mut body = String::new();
+        if status != "101" {
+            tcp.read_to_string(&mut body).await.unwrap();
+        }
+        assert!(body.contains(words), "{body}");
+    };
+    let url = world.forward(&ports);
+    check(&url, "v4.channel.k8s.io", "400", "names 129 ports, and WebSocket channels have room for 128").await;
+    check(&url, "v4.base64.channel.k8s.io", "400", "names 129 ports").await;
+    // The URL is still good for who names ports with the streams.
+    check(&url, "SPDY/3.1+portforward.k8s.io", "101", "").await;
+    check(&world.forward(&[]), "v4.channel.k8s.io", "400", "names no port").await;
+    let mut web = Web::connect(&world.forward(&ports[..128]), "v4.channel.k8s.io").await;
+    let mut announced = 0;
+    while announced < 256 {
+        // In between, nobody listens on most.
+        let (_, message) = web.next().await.unwrap();
+        announced += usize::from(message.len() == 3);
+    }
+    drop(web);
     world.settled().await;
 }
 

@@ -5,10 +5,10 @@ use std::time::{Duration, Instant};
 
 use sha2::{Digest as _, Sha256};
 use tokio::io::{AsyncBufReadExt as _, AsyncReadExt as _, AsyncWriteExt as _, BufReader};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpStream;
 use tokio::process::{Child, Command};
 
-use super::fake::pattern;
+use super::fake::{echo, pattern};
 use super::{World, exec, terminal};
 use crate::ExecRequest;
 
@@ -154,17 +154,7 @@ async fn forwarder(world: &World, transport: &str, port: u16) -> Option<(Child, 
 #[tokio::test(flavor = "multi_thread")]
 async fn port_forward_over_both_transports() {
     let world = World::new().await;
-    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let port = listener.local_addr().unwrap().port();
-    tokio::spawn(async move {
-        while let Ok((mut tcp, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let (mut read, mut write) = tcp.split();
-                let _ = tokio::io::copy(&mut read, &mut write).await;
-                let _ = write.shutdown().await;
-            });
-        }
-    });
+    let port = echo().await;
     for transport in ["spdy", "websocket"] {
         let Some((mut child, local)) = forwarder(&world, transport, port).await else { return };
         let began = Instant::now();

@@ -76,7 +76,12 @@ fn kubelets(random: &mut Random) -> cri::ContainerConfig {
         host_path: format!("{:08x}", random.below(1 << 32)),
         ..Default::default()
     };
-    cri::ContainerConfig { mounts: vec![mount], ..container("c", BUSYBOX, &["/bin/sleep", "1000"]) }
+    let where_to = ("io.kubernetes.container.terminationMessagePath".to_owned(), mount.container_path.clone());
+    cri::ContainerConfig {
+        mounts: vec![mount],
+        annotations: [where_to].into(),
+        ..container("c", BUSYBOX, &["/bin/sleep", "1000"])
+    }
 }
 
 pub(crate) async fn a_storm_of_one_sandbox_makes_one(world: Arc<World>) -> Outcome {

@@ -21,8 +21,8 @@ struct Run {
 
 impl Run {
     fn new() -> anyhow::Result<Run> {
-        let folder = tempfile::Builder::new().prefix("podwright-test-").tempdir()?;
-        let run = tempfile::Builder::new().prefix("podwright-test-").tempdir_in("/dev/shm")?;
+        let folder = tempfile::Builder::new().prefix(&machine::scratch_prefix()).tempdir()?;
+        let run = tempfile::Builder::new().prefix(&machine::scratch_prefix()).tempdir_in("/dev/shm")?;
         let path = |path: &Path| path.display().to_string();
         let places = vec![
             "--listen".into(),
@@ -301,7 +301,7 @@ fn overlapping(run: &Run) -> Outcome {
 }
 
 fn without_root() -> Outcome {
-    let folder = tempfile::Builder::new().prefix("podwright-test-").tempdir()?;
+    let folder = tempfile::Builder::new().prefix(&machine::scratch_prefix()).tempdir()?;
     let program = folder.path().join("podwright");
     std::fs::copy(machine::built("podwright")?, &program)?;
     machine::run("chmod", &["-R", "a+rx", &folder.path().display().to_string()])?;
