@@ -9,6 +9,7 @@ pub mod client;
 pub mod conformance;
 pub mod gateway;
 pub mod image;
+pub mod kubernetes;
 pub mod ledger;
 pub mod machine;
 pub mod node;

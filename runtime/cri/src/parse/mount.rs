@@ -40,9 +40,8 @@ pub(super) fn mount(mount: v1::Mount) -> Result<Mount, Status> {
         (false, true) => return Err(invalid(&what(), "recursive_read_only needs readonly")),
     };
     let image = match image {
-        None if !mount.image_sub_path.is_empty() => {
-            return Err(invalid(&what(), "image_sub_path needs an image"));
-        }
+        // Without an image its sub-path means nothing: a kubelet tells it with every mount that has one, as soon as any
+        // volume of the pod is an image, and has resolved it in host_path already.
         None => None,
         Some(_) if !host_path.is_empty() => {
             return Err(invalid(&what(), "host_path and image exclude each other"));

@@ -183,6 +183,8 @@ fn mounts() {
         }];
     });
     assert_eq!(told.expect("good").mounts[0].image.as_ref().map(|image| image.sub_path.as_str()), Some("docs"));
+    // As a kubelet has it for every volume of a pod with an image among them.
+    assert_eq!(with(|mount| mount.image_sub_path = "docs".into()).expect("good").mounts[0].image, None);
 }
 
 #[test]

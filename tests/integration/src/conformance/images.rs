@@ -26,7 +26,8 @@ pub struct Programs {
 }
 
 const PATH: &str = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-const SERVE: [&str; 3] = ["/usr/sbin/nginx", "-g", "daemon off;"];
+/// nginx, as its images start it.
+pub(crate) const SERVE: [&str; 3] = ["/usr/sbin/nginx", "-g", "daemon off;"];
 
 /// A process that waits and reaps, as PID 1 of a pod has to.
 const PAUSE: &str = r#"#include <signal.h>
@@ -60,10 +61,7 @@ pub async fn push_all(registry: &Registry, programs: &Programs) -> anyhow::Resul
     let mut add = |repository: String, tag: &str, image: Image| all.push((repository, tag.to_owned(), image));
 
     add("e2e-test-images/busybox".into(), "1.29-2", shell(&[&base], "")?);
-    let mut pause = Layer::new();
-    pause.file("pause", 0o755, &compiled(PAUSE)?)?;
-    let pause = pause.packed()?;
-    add("pause".into(), "3.9", image(&[&pause], json!({"Entrypoint": ["/pause"], "User": "65535:65535"}))?);
+    add("pause".into(), "3.9", pause()?);
     let mut effective = Layer::new();
     effective.file("nnp", 0o4755, &compiled(EFFECTIVE)?)?;
     let effective = effective.packed()?;
@@ -119,7 +117,15 @@ pub async fn push_all(registry: &Registry, programs: &Programs) -> anyhow::Resul
     Ok(all.len())
 }
 
-fn busybox(programs: &Programs, users: &str, groups: &str) -> anyhow::Result<Layer> {
+/// The pause image, for runtimes that need one.
+pub(crate) fn pause() -> anyhow::Result<Image> {
+    let mut layer = Layer::new();
+    layer.file("pause", 0o755, &compiled(PAUSE)?)?;
+    image(&[&layer.packed()?], json!({"Entrypoint": ["/pause"], "User": "65535:65535"}))
+}
+
+/// Debian's busybox with its applets, and further lines of its passwd and group files.
+pub(crate) fn busybox(programs: &Programs, users: &str, groups: &str) -> anyhow::Result<Layer> {
     let mut layer = Layer::new();
     for name in ["dev", "home", "proc", "root", "sbin", "sys", "usr/sbin", "var/run", "var/www"] {
         layer.directory(name, 0o755)?;
@@ -145,7 +151,7 @@ fn busybox(programs: &Programs, users: &str, groups: &str) -> anyhow::Result<Lay
 }
 
 /// nginx on `port` with a page of its own.
-fn server(programs: &Programs, port: u16) -> anyhow::Result<Layer> {
+pub(crate) fn server(programs: &Programs, port: u16) -> anyhow::Result<Layer> {
     let mut layer = Layer::new();
     for name in ["var/log/nginx", "var/lib/nginx", "var/run"] {
         layer.directory(name, 0o755)?;
@@ -172,7 +178,8 @@ fn compiled(source: &str) -> anyhow::Result<Vec<u8>> {
     Ok(std::fs::read(program)?)
 }
 
-fn image(layers: &[&Packed], mut config: Value) -> anyhow::Result<Image> {
+/// An image of `layers`, lowest first, with the fields of its `config`.
+pub(crate) fn image(layers: &[&Packed], mut config: Value) -> anyhow::Result<Image> {
     config["Env"] = json!([PATH]);
     let config = json!({
         "architecture": architecture(), "os": "linux", "config": config,
@@ -190,13 +197,13 @@ fn image(layers: &[&Packed], mut config: Value) -> anyhow::Result<Image> {
 }
 
 /// One layer in the making; everything in it is root's and dated 0, so that the same inputs give the same digest.
-struct Layer {
+pub(crate) struct Layer {
     archive: tar::Builder<Vec<u8>>,
     names: BTreeSet<String>,
 }
 
 impl Layer {
-    fn new() -> Layer {
+    pub(crate) fn new() -> Layer {
         Layer { archive: tar::Builder::new(Vec::new()), names: BTreeSet::new() }
     }
 
@@ -210,7 +217,7 @@ impl Layer {
     }
 
     /// A directory and those above it.
-    fn directory(&mut self, name: &str, mode: u32) -> anyhow::Result<()> {
+    pub(crate) fn directory(&mut self, name: &str, mode: u32) -> anyhow::Result<()> {
         if self.names.contains(name) {
             return Ok(());
         }
@@ -227,7 +234,7 @@ impl Layer {
         }
     }
 
-    fn file(&mut self, name: &str, mode: u32, bytes: &[u8]) -> anyhow::Result<()> {
+    pub(crate) fn file(&mut self, name: &str, mode: u32, bytes: &[u8]) -> anyhow::Result<()> {
         self.parents(name)?;
         self.names.insert(name.to_owned());
         let mut header = Layer::header(tar::EntryType::Regular, mode, bytes.len());
@@ -252,17 +259,24 @@ impl Layer {
         Ok(())
     }
 
-    fn packed(self) -> anyhow::Result<Packed> {
+    pub(crate) fn packed(self) -> anyhow::Result<Packed> {
         let tar = self.archive.into_inner()?;
         let mut packer = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
         packer.write_all(&tar)?;
         let media_type = "application/vnd.oci.image.layer.v1.tar+gzip".to_owned();
         Ok(Packed { identity: digest(&tar), blob: Blob { media_type, bytes: packer.finish()? } })
     }
+
+    /// Not compressed, for what is large and never leaves this machine.
+    pub(crate) fn plain(self) -> anyhow::Result<Packed> {
+        let bytes = self.archive.into_inner()?;
+        let media_type = "application/vnd.oci.image.layer.v1.tar".to_owned();
+        Ok(Packed { identity: digest(&bytes), blob: Blob { media_type, bytes } })
+    }
 }
 
 /// A layer as it is pushed, with the digest of its tar.
-struct Packed {
+pub(crate) struct Packed {
     identity: String,
     blob: Blob,
 }

@@ -24,7 +24,7 @@ fn server(text: &str) -> String {
 
 /// A shell line that prints what a GET of / brings. Not wget: Debian's static busybox resolves names by dlopen and crashes.
 fn fetch(address: &str, port: u16) -> String {
-    format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | /bin/busybox nc -w 5 {address} {port} | tail -n 1")
+    format!("printf 'GET / HTTP/1.0\\r\\n\\r\\n' | /bin/busybox nc -w 15 {address} {port} 2>&1 | tail -n 1")
 }
 
 /// What a GET of / brings from `address`, tried until it answers, at most 20 s.
@@ -209,7 +209,11 @@ async fn forwarded(world: &World) -> Outcome {
     let first = world.client.address(&one).await?;
     get(&format!("{first}:80")).await.context("the server is not up")?;
     let answer = world.client.shell(&second, &fetch(&first, 80)).await?;
-    ensure!(answer.trim() == "fone", "a pod does not reach a pod: {answer}");
+    ensure!(
+        answer.trim() == "fone",
+        "a pod does not reach a pod: {answer}\n{}",
+        machine::run("nft", &["list", "ruleset"])?
+    );
     let neighbour = Neighbour::new(4)?;
     let answer = neighbour.run(&["/bin/busybox", "sh", "-c", &fetch(&neighbour.host, number)])?;
     ensure!(answer.trim() == "fone", "a neighbour does not reach the port: {answer}");
