@@ -3,8 +3,9 @@
 use std::fmt;
 use std::str::FromStr;
 
-use oci_spec::distribution::Reference as OciReference;
 use oci_spec::image::Digest;
+
+mod grammar;
 
 /// Longest reference that is looked at at all. A host name (253), a repository (255), a tag (128) and a digest (135)
 /// with what joins them stay below it; what is longer is an attack on the parser or the log.
@@ -87,28 +88,29 @@ impl FromStr for Reference {
         if looks_like_id(text) {
             return Err(refused(ReferenceProblem::LooksLikeId));
         }
-        let parsed =
-            OciReference::try_from(text).map_err(|error| refused(ReferenceProblem::Grammar(error.to_string())))?;
-        // Where the first part turns out to be no host, the grammar has let it have capitals.
-        if parsed.repository().bytes().any(|byte| byte.is_ascii_uppercase()) {
-            return Err(refused(ReferenceProblem::Capitals));
-        }
-        let digest = match parsed.digest() {
+        let parsed = grammar::parse(text).ok_or_else(|| refused(problem(text)))?;
+        let digest = match parsed.digest {
             Some(digest) => Some(digest.parse::<Digest>().map_err(|_| refused(ReferenceProblem::Digest))?),
             None => None,
         };
-        if let Some((_, port)) = parsed.registry().rsplit_once(':')
+        if let Some(port) = parsed.port
             && port.parse::<u16>().ok().filter(|port| *port != 0).is_none()
         {
             return Err(refused(ReferenceProblem::Port));
         }
         Ok(Self {
-            registry: parsed.registry().to_owned(),
-            repository: parsed.repository().to_owned(),
-            tag: parsed.tag().map(ToOwned::to_owned),
+            registry: parsed.registry.to_owned(),
+            repository: parsed.repository.into_owned(),
+            tag: parsed.tag.map(ToOwned::to_owned),
             digest,
         })
     }
+}
+
+/// What is wrong with a text that the grammar refuses.
+fn problem(text: &str) -> ReferenceProblem {
+    let lower = text.to_ascii_lowercase();
+    if grammar::parse(&lower).is_some() { ReferenceProblem::Capitals } else { ReferenceProblem::Grammar }
 }
 
 /// 64 hex digits are an image's id, never a repository: Docker refuses such names too, else `rmi ID` and `pull ID` would
@@ -146,8 +148,8 @@ enum ReferenceProblem {
     Capitals,
     #[error("64 hex digits are an image id, not a name")]
     LooksLikeId,
-    #[error("{0}")]
-    Grammar(String),
+    #[error("it is not [registry[:port]/]repository[:tag][@digest]")]
+    Grammar,
     #[error("the digest isn't algorithm:lower-case hex digits")]
     Digest,
     #[error("the registry's port isn't between 1 and 65535")]
